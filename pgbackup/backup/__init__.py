@@ -1,0 +1,1 @@
+"""Sources of base backups, and the check of what they left behind."""

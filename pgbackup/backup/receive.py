@@ -1,0 +1,215 @@
+"""A base backup from a server: BASE_BACKUP over the replication protocol, into a sink.
+
+Speaks both forms: one COPY per tablespace (13, 14) and the single typed COPY (15 and up). A run
+ends well only when the server has completed the command; its end position alone means nothing.
+Checksum failures that the server reports do not fail the run: all data have arrived by then, and
+the outcome carries the server's words.
+
+Never interprets what is inside an archive, and copies each byte once: from libpq's memory into
+the sink's buffer.
+
+Source: pg_basebackup.c, BaseBackup and ReceiveArchiveStream (PostgreSQL 18).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pgbackup.errors import ProtocolViolation, ServerError
+from pgbackup.pg.lsn import WalPosition
+from pgbackup.replication.client import (
+    expect_end,
+    expect_event,
+    expect_result,
+    position,
+    text,
+)
+from pgbackup.replication.transport import CopyBegin, CopyDone, Transport
+from pgbackup.stream.sink import BackupState, Sink, Tablespace, feed
+from pgbackup.wire import copydata
+from pgbackup.wire.grammar import PARENTHESES_SINCE, BaseBackup
+
+DATA_CORRUPTED = "XX001"
+TAR_END = bytes(1024)
+"""Two zero blocks; servers before 15 leave them to the client."""
+
+_HINTS = {
+    "55000": "Set wal_level = replica (or logical) on the server and restart it.",
+    "53300": "Raise max_wal_senders on the server; a backup needs two connections.",
+    "42501": "Give the role the REPLICATION attribute.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOutcome:
+    """What a source has sent.
+
+    start, stop: WAL from `start` up to `stop` is needed to use the backup.
+    warnings:    what the server warned about, in its own words.
+    is_damaged:  the server found pages whose checksum is wrong.
+    """
+
+    start: WalPosition
+    stop: WalPosition
+    tablespaces: tuple[Tablespace, ...]
+    warnings: tuple[str, ...]
+    is_damaged: bool
+
+
+def receive_backup(transport: Transport, command: BaseBackup, sink: Sink) -> BackupOutcome:
+    """Run BASE_BACKUP and feed the sink; the caller cleans the sink up.
+
+    Raises: ServerError, ConnectionFailed, ProtocolViolation, and what the sink raises.
+    """
+    transport.notices.clear()
+    transport.send(command)
+    try:
+        state = _begin(transport)
+    except ServerError as error:
+        raise _with_hint(error) from error
+    sink.begin_backup(state)
+    if transport.server_major >= PARENTHESES_SINCE:
+        _receive_typed_copy(transport, sink)
+    else:
+        _receive_plain_copies(transport, state, sink, command.manifest_checksums is not None)
+    end = expect_result(transport, 2)
+    stop = position(end.rows[0][0], end.rows[0][1])
+    is_damaged = _receive_verdict(transport)
+    sink.end_backup(stop)
+    return BackupOutcome(state.start, stop, state.tablespaces, tuple(transport.notices), is_damaged)
+
+
+def _begin(transport: Transport) -> BackupState:
+    start = expect_result(transport, 2)
+    listing = expect_result(transport, 3)
+    tablespaces = tuple(_tablespace(*row[:3]) for row in listing.rows)
+    if [t.oid for t in tablespaces].count(None) != 1 or tablespaces[-1].oid is not None:
+        raise ProtocolViolation("the server's tablespace list does not end in its data directory")
+    sizes = [t.size for t in tablespaces if t.size is not None]
+    total = sum(sizes) if len(sizes) == len(tablespaces) else None
+    return BackupState(position(start.rows[0][0], start.rows[0][1]), tablespaces, total)
+
+
+def _tablespace(oid: bytes | None, location: bytes | None, size: bytes | None) -> Tablespace:
+    return Tablespace(
+        None if oid is None else int(oid),
+        "" if location is None else text(location),
+        None if size is None else int(size) * 1024,
+    )
+
+
+def _receive_typed_copy(transport: Transport, sink: Sink) -> None:
+    """The form of 15 and up. Source: basebackup_copy.c (PostgreSQL 18)."""
+    _expect_copy(transport)
+    filler: _Filler | None = None
+    end: Callable[[], None] | None = None
+    receive = transport.receive
+    while not isinstance(message := receive(None), CopyDone):
+        if not isinstance(message, memoryview):
+            raise ProtocolViolation("the server interrupted its base backup")
+        kind = message[0]
+        if kind == copydata.CONTENTS:
+            if filler is None:
+                raise ProtocolViolation("the server sent archive bytes before naming an archive")
+            filler.add(message[1:])
+        elif kind == copydata.PROGRESS:
+            copydata.check_length(message, copydata.PROGRESS_LENGTH)
+        else:
+            if filler is not None and end is not None:
+                filler.flush()
+                end()
+            if kind == copydata.NEW_ARCHIVE and end != sink.end_manifest:
+                sink.begin_archive(copydata.parse_new_archive(message).name)
+                filler, end = _Filler(sink, sink.archive_contents), sink.end_archive
+            elif kind == copydata.MANIFEST and end == sink.end_archive:
+                copydata.check_length(message, 1)
+                sink.begin_manifest()
+                filler, end = _Filler(sink, sink.manifest_contents), sink.end_manifest
+            else:
+                raise ProtocolViolation(
+                    f"the server sent an unknown or misplaced base backup message {kind}"
+                )
+    if filler is None or end is None:
+        raise ProtocolViolation("the server sent no archive")
+    filler.flush()
+    end()
+
+
+def _receive_plain_copies(
+    transport: Transport, state: BackupState, sink: Sink, has_manifest: bool
+) -> None:
+    """The form of 13 and 14. Source: basebackup.c, perform_base_backup (PostgreSQL 14)."""
+    for tablespace in state.tablespaces:
+        sink.begin_archive(tablespace.archive_name)
+        _receive_plain_copy(transport, _Filler(sink, sink.archive_contents))
+        feed(sink, memoryview(TAR_END))
+        sink.end_archive()
+    if has_manifest:
+        sink.begin_manifest()
+        _receive_plain_copy(transport, _Filler(sink, sink.manifest_contents))
+        sink.end_manifest()
+
+
+def _receive_plain_copy(transport: Transport, filler: "_Filler") -> None:
+    _expect_copy(transport)
+    receive = transport.receive
+    while not isinstance(message := receive(None), CopyDone):
+        if not isinstance(message, memoryview):
+            raise ProtocolViolation("the server interrupted its base backup")
+        filler.add(message)
+    filler.flush()
+
+
+def _expect_copy(transport: Transport) -> None:
+    event = expect_event(transport)
+    if not isinstance(event, CopyBegin):
+        raise ProtocolViolation("the server did not begin to copy its base backup")
+
+
+def _receive_verdict(transport: Transport) -> bool:
+    try:
+        expect_end(transport)
+    except ServerError as error:
+        if error.sqlstate == DATA_CORRUPTED:
+            return True
+        raise
+    return False
+
+
+def _with_hint(error: ServerError) -> ServerError:
+    return ServerError(
+        error.message,
+        sqlstate=error.sqlstate,
+        detail=error.detail,
+        hint=_HINTS.get(error.sqlstate, error.hint),
+    )
+
+
+class _Filler:
+    """Gather messages in the sink's buffer, and hand over full buffers."""
+
+    __slots__ = ("_buffer", "_contents", "_fill", "_sink")
+
+    def __init__(self, sink: Sink, contents: Callable[[int], None]) -> None:
+        self._sink = sink
+        self._contents = contents
+        self._buffer = sink.buffer
+        self._fill = 0
+
+    def add(self, data: memoryview) -> None:
+        end = self._fill + len(data)
+        room = len(self._buffer)
+        if end < room:
+            self._buffer[self._fill : end] = data
+            self._fill = end
+            return
+        split = room - self._fill
+        self._buffer[self._fill :] = data[:split]
+        self._fill = room
+        self.flush()
+        if end > room:
+            self.add(data[split:])
+
+    def flush(self) -> None:
+        if self._fill:
+            self._contents(self._fill)
+            self._buffer, self._fill = self._sink.buffer, 0

@@ -1,0 +1,1 @@
+"""The client side of replication: PostgreSQL to us. Only `libpq` knows psycopg."""

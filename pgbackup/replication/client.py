@@ -1,0 +1,120 @@
+"""One function per replication command that needs an answer of a certain shape.
+
+They send, read to the end of the command, and return values. Streaming commands (BASE_BACKUP,
+START_REPLICATION) have their own loops in `backup.receive` and `replication.walreceiver`.
+"""
+
+from dataclasses import dataclass
+
+from pgbackup.errors import ProtocolViolation, ServerError
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
+from pgbackup.replication.transport import CommandComplete, Event, Ready, ResultSet, Transport
+from pgbackup.wire.grammar import (
+    Command,
+    CreatePhysicalSlot,
+    IdentifySystem,
+    Show,
+    TimelineHistory,
+)
+
+UNDEFINED_FILE = "58P01"
+
+_UNITS = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3}
+
+
+@dataclass(frozen=True, slots=True)
+class SystemIdentity:
+    """What IDENTIFY_SYSTEM answers. flushed: position that is durable on the server."""
+
+    system_identifier: int
+    flushed: WalPosition
+
+
+def expect_event(transport: Transport) -> Event:
+    """The next event, however long it takes."""
+    event = transport.receive(None)
+    if event is None:
+        raise ProtocolViolation("the server answered nothing")
+    return event
+
+
+def expect_result(transport: Transport, columns: int) -> ResultSet:
+    """The next event, which must be a result of at least one row and so many columns."""
+    event = expect_event(transport)
+    if not isinstance(event, ResultSet) or len(event.columns) < columns or not event.rows:
+        raise ProtocolViolation(f"the server answered {_name(event)} where a row was due")
+    return event
+
+
+def expect_end(transport: Transport) -> None:
+    """Read command tags until the command is over."""
+    while True:
+        event = expect_event(transport)
+        if isinstance(event, Ready):
+            return
+        if not isinstance(event, CommandComplete):
+            raise ProtocolViolation(f"the server answered {_name(event)} after its result")
+
+
+def query(transport: Transport, command: Command, columns: int) -> tuple[bytes | None, ...]:
+    """Send a command that answers with one row, and return that row."""
+    transport.send(command)
+    result = expect_result(transport, columns)
+    expect_end(transport)
+    return result.rows[0]
+
+
+def identify_system(transport: Transport) -> SystemIdentity:
+    """Which cluster this is, and where it is."""
+    row = query(transport, IdentifySystem(), 3)
+    return SystemIdentity(int(text(row[0])), position(row[2], row[1]))
+
+
+def show(transport: Transport, name: str) -> str:
+    """The value of one setting, as text."""
+    return text(query(transport, Show(name), 1)[0])
+
+
+def wal_segment_size(transport: Transport) -> int:
+    """Bytes per WAL segment on this server."""
+    value = show(transport, "wal_segment_size")
+    digits = value.rstrip("BGMk")
+    unit = value[len(digits) :]
+    if not digits.isdecimal() or unit not in _UNITS:
+        raise ProtocolViolation(f'the server shows a wal_segment_size of "{value}"')
+    return int(digits) * _UNITS[unit]
+
+
+def timeline_history(transport: Transport, timeline: Timeline) -> bytes | None:
+    """The content of a timeline's history file; None for a server that has lost it.
+
+    Timeline 1 never has one.
+    """
+    try:
+        content = query(transport, TimelineHistory(timeline), 2)[1]
+    except ServerError as error:
+        if error.sqlstate == UNDEFINED_FILE:
+            return None
+        raise
+    return content
+
+
+def create_temporary_slot(transport: Transport, name: str) -> None:
+    """Hold WAL from the last checkpoint's redo point on, as long as the connection lives."""
+    query(transport, CreatePhysicalSlot(name, temporary=True, reserve_wal=True), 4)
+
+
+def position(lsn: bytes | None, timeline: bytes | None) -> WalPosition:
+    """Read a position from two text columns."""
+    return WalPosition(Timeline(int(text(timeline))), Lsn.parse(text(lsn)))
+
+
+def text(value: bytes | None) -> str:
+    """A column that must not be NULL."""
+    if value is None:
+        raise ProtocolViolation("the server sent NULL where a value was due")
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _name(event: Event) -> str:
+    return type(event).__name__

@@ -1,0 +1,238 @@
+"""Transport over libpq, through psycopg: the only module that imports psycopg.
+
+libpq reads every connection setting it knows (service and password files, TLS, several hosts,
+Kerberos); nothing of that is ours. Waiting is done in poll(2) with the GIL released, because
+psycopg's wrapper holds it during a blocking read. The payload of a CopyData stays in libpq's
+memory until the caller has copied it once.
+"""
+
+import select
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgbackup.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    PgbackupError,
+    ProtocolViolation,
+    Refused,
+    ServerError,
+    UsageError,
+)
+from pgbackup.replication.transport import (
+    CommandComplete,
+    CopyBegin,
+    CopyDone,
+    CopyEnd,
+    CopyKind,
+    Event,
+    Message,
+    Ready,
+    ResultSet,
+)
+
+OLDEST_MAJOR = 13
+
+_AUTHENTICATION_TEXTS = {
+    "password authentication failed": "Check the password in ~/.pgpass or PGPASSFILE, or give -W.",
+    "no password supplied": "Put the password into ~/.pgpass or PGPASSFILE, or give -W.",
+    "no pg_hba.conf entry": "Add a line 'host replication USER ADDRESS scram-sha-256' to"
+    " pg_hba.conf and reload the server.",
+    "must be superuser or replication role": "Run: ALTER ROLE {user} REPLICATION;",
+    "permission denied to start WAL sender": "Run: ALTER ROLE {user} REPLICATION;",
+    "does not exist": "Check the user name (-U) and the server (-h, -p).",
+    "authentication failed": "Check pg_hba.conf of the server.",
+}
+_CAPACITY_TEXTS = {
+    "max_wal_senders": "Raise max_wal_senders on the server; a backup needs two connections.",
+    "too many clients": "Raise max_connections on the server, or try again later.",
+    "remaining connection slots": "Raise max_connections on the server, or try again later.",
+}
+_MISSING_TEXTS = {
+    "could not translate host name": "Check the host name (-h or PGHOST).",
+    "Connection refused": "Check that the server runs and listens there (-h, -p).",
+    "No such file or directory": "Check that the server runs; name its host or socket"
+    " directory with -h and its port with -p.",
+    "timeout expired": "Check the network, or raise connect_timeout.",
+}
+
+
+def parse_conninfo(text: str) -> dict[str, str]:
+    """Split a connection string or URI into its settings. Raises: UsageError."""
+    try:
+        settings = conninfo_to_dict(text)
+    except psycopg.ProgrammingError as error:
+        reason = str(error).strip()
+        raise UsageError(f"could not read the connection string: {reason}") from error
+    return {name: str(value) for name, value in settings.items() if value is not None}
+
+
+def build_conninfo(settings: dict[str, str]) -> str:
+    """The reverse of `parse_conninfo`."""
+    return make_conninfo(**settings)
+
+
+class LibpqTransport:
+    """A Transport of the real kind."""
+
+    def __init__(self) -> None:
+        self.server_major = 0
+        self.server_version = 0
+        self.server_version_text = ""
+        self.notices: list[str] = []
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._in_copy = False
+
+    def connect(self, conninfo: str, application_name: str) -> None:
+        settings = parse_conninfo(conninfo)
+        settings["replication"] = "true"
+        settings.setdefault("dbname", "replication")
+        settings.setdefault("fallback_application_name", application_name)
+        try:
+            connection = psycopg.connect(build_conninfo(settings), autocommit=True)
+        except psycopg.Error as error:
+            raise _connect_error(str(error), settings.get("user", "")) from error
+        self._connection = connection
+        connection.add_notice_handler(self._note)
+        self._pgconn = connection.pgconn
+        self._poll = select.poll()
+        self._poll.register(self._pgconn.socket, select.POLLIN)
+        self._learn_version()
+
+    def send(self, message: Message) -> None:
+        try:
+            if isinstance(message, bytes):
+                self._pgconn.put_copy_data(message)
+                self._pgconn.flush()
+            elif isinstance(message, CopyEnd):
+                self._pgconn.put_copy_end()
+                self._pgconn.flush()
+            else:
+                text = message.text(self.server_major)
+                self._pgconn.send_query(text.encode("utf-8", "surrogateescape"))
+        except psycopg.Error as error:
+            raise self._lost(error) from error
+
+    def receive(self, timeout: float | None = None) -> Event | None:
+        try:
+            if self._in_copy:
+                return self._receive_copy(timeout)
+            return self._receive_result(timeout)
+        except psycopg.Error as error:
+            raise self._lost(error) from error
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _receive_copy(self, timeout: float | None) -> Event | None:
+        while True:
+            length, data = self._pgconn.get_copy_data(1)
+            if length > 0:
+                return data
+            if length < 0:
+                self._in_copy = False
+                return self._end_of_copy()
+            if not self._wait(timeout):
+                return None
+
+    def _end_of_copy(self) -> Event:
+        # The copy may have ended because of an error, which then is the next result.
+        while self._pgconn.is_busy():
+            self._wait(None)
+        if self._pgconn.status == pq.ConnStatus.BAD:
+            raise self._lost(None)
+        return CopyDone()
+
+    def _receive_result(self, timeout: float | None) -> Event | None:
+        while self._pgconn.is_busy():
+            if not self._wait(timeout):
+                return None
+        result = self._pgconn.get_result()
+        if result is None:
+            return Ready()
+        status = result.status
+        if status == pq.ExecStatus.TUPLES_OK:
+            return _result_set(result)
+        if status == pq.ExecStatus.COMMAND_OK:
+            return CommandComplete((result.command_status or b"").decode())
+        if status == pq.ExecStatus.COPY_OUT:
+            self._in_copy = True
+            return CopyBegin(CopyKind.FROM_SERVER)
+        if status == pq.ExecStatus.COPY_BOTH:
+            self._in_copy = True
+            return CopyBegin(CopyKind.BOTH)
+        if status == pq.ExecStatus.FATAL_ERROR:
+            raise self._server_error(result)
+        raise ProtocolViolation(f"the server sent an unexpected result (status {status})")
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait for bytes and take them in; False when the time is over."""
+        milliseconds = None if timeout is None else max(0, round(timeout * 1000))
+        if not self._poll.poll(milliseconds):
+            return False
+        self._pgconn.consume_input()
+        return True
+
+    def _server_error(self, result: pq.abc.PGresult) -> PgbackupError:
+        def diagnosis(field: pq.DiagnosticField) -> str | None:
+            value = result.error_field(field)
+            return None if value is None else value.decode("utf-8", "replace")
+
+        message = diagnosis(pq.DiagnosticField.MESSAGE_PRIMARY)
+        if message is None or self._pgconn.status == pq.ConnStatus.BAD:
+            return self._lost(result.get_error_message().strip())
+        error = ServerError(
+            f"the server reported: {message}",
+            sqlstate=diagnosis(pq.DiagnosticField.SQLSTATE) or "XX000",
+            detail=diagnosis(pq.DiagnosticField.MESSAGE_DETAIL),
+            hint=diagnosis(pq.DiagnosticField.MESSAGE_HINT),
+        )
+        while self._pgconn.status == pq.ConnStatus.OK and self._pgconn.get_result() is not None:
+            pass
+        return error
+
+    def _lost(self, reason: object) -> ConnectionFailed:
+        text = " ".join(str(reason or self._pgconn.get_error_message()).split())
+        return ConnectionFailed(f"the connection to the server was lost: {text}")
+
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        self.notices.append(f"{diagnostic.severity}: {diagnostic.message_primary}")
+
+    def _learn_version(self) -> None:
+        self.server_version = self._pgconn.server_version
+        self.server_major = self.server_version // 10000
+        text = self._pgconn.parameter_status(b"server_version") or b""
+        self.server_version_text = text.decode("utf-8", "replace").split(" ")[0]
+        if self.server_major < OLDEST_MAJOR:
+            self.disconnect()
+            raise Refused(
+                f"the server runs PostgreSQL {self.server_version_text}; the oldest supported"
+                f" major is {OLDEST_MAJOR}"
+            )
+
+
+def _result_set(result: pq.abc.PGresult) -> ResultSet:
+    columns = tuple((result.fname(i) or b"").decode() for i in range(result.nfields))
+    rows = tuple(
+        tuple(result.get_value(row, column) for column in range(result.nfields))
+        for row in range(result.ntuples)
+    )
+    return ResultSet(columns, rows)
+
+
+def _connect_error(text: str, user: str) -> ConnectionFailed:
+    reason = " ".join(text.split()).removeprefix("connection failed: ")
+    for fragment, hint in _AUTHENTICATION_TEXTS.items():
+        if fragment in reason:
+            return AuthenticationFailed(
+                f"could not connect to the server: {reason}",
+                hint=hint.format(user=user or "USER"),
+            )
+    for fragment, hint in (_CAPACITY_TEXTS | _MISSING_TEXTS).items():
+        if fragment in reason:
+            return ConnectionFailed(f"could not connect to the server: {reason}", hint=hint)
+    return ConnectionFailed(f"could not connect to the server: {reason}")

@@ -1,0 +1,179 @@
+"""The receive loop of a physical WAL stream, and its feedback.
+
+Started by whoever has a transport and a destination. It streams one timeline: writes what comes
+to the destination, reports how far that is written and flushed, and answers at once when the
+server asks. It ends when the caller's stop rule says so, at the end of the timeline, or with an
+error. It knows no file: where WAL goes, and when it is durable, is the destination's business.
+
+Always: flush <= write in every report, and flush is what the destination calls durable.
+
+Source: walreceiver.c, receivelog.c (PostgreSQL 18).
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pgbackup.errors import ConnectionFailed, ProtocolViolation, ServerError, WalGap
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
+from pgbackup.replication.client import UNDEFINED_FILE, expect_event, text
+from pgbackup.replication.transport import (
+    CommandComplete,
+    CopyBegin,
+    CopyDone,
+    CopyEnd,
+    CopyKind,
+    Ready,
+    ResultSet,
+    Transport,
+)
+from pgbackup.wire.grammar import StartPhysicalReplication
+from pgbackup.wire.messages import XLogData, parse_stream_message, standby_status
+
+STATUS_INTERVAL = 10.0
+"""Seconds between reports; wal_receiver_status_interval's default."""
+
+SILENCE_LIMIT = 60.0
+"""Seconds of silence until the server counts as gone; default of wal_receiver_timeout."""
+
+TICK = 0.2
+"""Seconds between looks at the stop rule while nothing comes."""
+
+
+class WalDestination(Protocol):
+    """Where received WAL goes.
+
+    Always: flush_lsn <= write_lsn, and no byte before write_lsn is missing.
+    """
+
+    @property
+    def write_lsn(self) -> Lsn:
+        """Where the next byte is due."""
+
+    @property
+    def flush_lsn(self) -> Lsn:
+        """Everything before this survives a crash."""
+
+    def write(self, start: Lsn, data: memoryview) -> None:
+        """Take bytes that begin at write_lsn; not kept after return."""
+
+    def flush(self) -> None:
+        """Make durable what can be made durable now."""
+
+
+class WalStream:
+    """One timeline's stream.
+
+    should_stop: asked after each message and each TICK.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        destination: WalDestination,
+        should_stop: Callable[[], bool],
+        *,
+        slot: str | None = None,
+    ) -> None:
+        self._transport = transport
+        self._destination = destination
+        self._should_stop = should_stop
+        self._slot = slot
+        self._last_report = 0.0
+        self._last_heard = 0.0
+        self._has_pinged = False
+        self.server_end = Lsn(0)
+
+    def run(self, start: WalPosition) -> WalPosition | None:
+        """Stream from a segment's start.
+
+        Returns: where the next timeline begins, when this one has ended; None when stopped.
+        Raises: WalGap (the server no longer has this WAL), ConnectionFailed, ServerError.
+        """
+        self._transport.send(StartPhysicalReplication(start.lsn, start.timeline, self._slot))
+        try:
+            event = expect_event(self._transport)
+            if isinstance(event, ResultSet):
+                return self._end_of_timeline(event)
+            if event != CopyBegin(CopyKind.BOTH):
+                raise ProtocolViolation("the server did not begin to stream WAL")
+            return self._receive()
+        except ServerError as error:
+            if error.sqlstate == UNDEFINED_FILE:
+                raise WalGap(
+                    f"could not stream WAL from {start}: {error.message}",
+                    hint="Take a new backup; keep WAL with a slot or wal_keep_size.",
+                ) from error
+            raise
+
+    def _receive(self) -> WalPosition | None:
+        self._last_heard = time.monotonic()
+        self._report()
+        while not self._should_stop():
+            event = self._transport.receive(TICK)
+            if event is None:
+                self._watch_silence()
+            elif isinstance(event, memoryview):
+                self._take(event)
+            elif isinstance(event, CopyDone):
+                return self._follow()
+            else:
+                raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
+            if time.monotonic() - self._last_report >= STATUS_INTERVAL:
+                self._report()
+        self._stop()
+        return None
+
+    def _take(self, payload: memoryview) -> None:
+        self._last_heard = time.monotonic()
+        self._has_pinged = False
+        message = parse_stream_message(payload)
+        self.server_end = max(self.server_end, message.server_end)
+        if isinstance(message, XLogData):
+            if message.start != self._destination.write_lsn:
+                raise ProtocolViolation(
+                    f"the server sent WAL from {message.start}"
+                    f" where {self._destination.write_lsn} was due"
+                )
+            self._destination.write(message.start, message.data)
+        elif message.reply_requested:
+            self._destination.flush()
+            self._report()
+
+    def _report(self, *, reply: bool = False) -> None:
+        destination = self._destination
+        status = standby_status(
+            destination.write_lsn, destination.flush_lsn, destination.flush_lsn, reply=reply
+        )
+        self._transport.send(status)
+        self._last_report = time.monotonic()
+
+    def _watch_silence(self) -> None:
+        silence = time.monotonic() - self._last_heard
+        if silence >= SILENCE_LIMIT:
+            raise ConnectionFailed(f"the server has been silent for {silence:.0f} seconds")
+        if silence >= SILENCE_LIMIT / 2 and not self._has_pinged:
+            self._report(reply=True)
+            self._has_pinged = True
+
+    def _stop(self) -> None:
+        self._destination.flush()
+        self._report()
+        self._transport.send(CopyEnd())
+        while not isinstance(expect_event(self._transport), Ready):
+            pass
+
+    def _follow(self) -> WalPosition:
+        self._transport.send(CopyEnd())
+        event = expect_event(self._transport)
+        if isinstance(event, CommandComplete | Ready):
+            raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
+        if not isinstance(event, ResultSet) or not event.rows:
+            raise ProtocolViolation("the server ended a timeline without naming the next")
+        return self._end_of_timeline(event)
+
+    def _end_of_timeline(self, result: ResultSet) -> WalPosition:
+        timeline, lsn = result.rows[0][:2]
+        while not isinstance(expect_event(self._transport), Ready):
+            pass
+        return WalPosition(Timeline(int(text(timeline))), Lsn.parse(text(lsn)))

@@ -1,0 +1,170 @@
+"""Replication commands as values, and their text for each server major.
+
+A new command is a new class here; transport and session do not grow. Parsing the same commands
+belongs to the walsender and is not here yet.
+
+Source: repl_gram.y, repl_scanner.l (PostgreSQL 13 to 18).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pgbackup.errors import UsageError
+from pgbackup.pg.lsn import Lsn, Timeline
+
+PARENTHESES_SINCE = 15
+"""First major with `BASE_BACKUP ( ... )`, one typed COPY, and options for slot creation."""
+
+MAX_LABEL = 1024
+"""Bytes; MAXPGPATH, the server refuses longer labels."""
+
+
+class Command(Protocol):
+    """Anything that can be sent to a walsender."""
+
+    def text(self, major: int) -> str:
+        """The command as a server of this major wants it."""
+
+
+def quote_literal(value: str) -> str:
+    """A string for the replication scanner: quotes are doubled, a backslash is a backslash."""
+    if "\0" in value:
+        raise UsageError("a replication command can not contain a NUL character")
+    return "'" + value.replace("'", "''") + "'"
+
+
+def quote_identifier(name: str) -> str:
+    """A quoted name. The scanner knows no escape for a double quote, so there can be none."""
+    if not name or '"' in name or "\0" in name:
+        raise UsageError(f"{name!r} is not a name that the replication grammar can express")
+    return f'"{name}"'
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifySystem:
+    """Ask for system identifier, timeline and flush position."""
+
+    def text(self, major: int) -> str:
+        return "IDENTIFY_SYSTEM"
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Ask for one setting."""
+
+    name: str
+
+    def text(self, major: int) -> str:
+        return f"SHOW {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineHistory:
+    """Ask for the history file of a timeline."""
+
+    timeline: Timeline
+
+    def text(self, major: int) -> str:
+        return f"TIMELINE_HISTORY {int(self.timeline)}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePhysicalSlot:
+    """Create a physical slot.
+
+    temporary:   gone when the connection ends.
+    reserve_wal: hold WAL from the last checkpoint's redo point on, at once.
+    """
+
+    name: str
+    temporary: bool = False
+    reserve_wal: bool = False
+
+    def text(self, major: int) -> str:
+        words = ["CREATE_REPLICATION_SLOT", quote_identifier(self.name)]
+        if self.temporary:
+            words.append("TEMPORARY")
+        words.append("PHYSICAL")
+        if self.reserve_wal:
+            words.append("(RESERVE_WAL)" if major >= PARENTHESES_SINCE else "RESERVE_WAL")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class StartPhysicalReplication:
+    """Stream WAL of a timeline from a position on."""
+
+    start: Lsn
+    timeline: Timeline
+    slot: str | None = None
+
+    def text(self, major: int) -> str:
+        slot = f"SLOT {quote_identifier(self.slot)} " if self.slot else ""
+        return f"START_REPLICATION {slot}PHYSICAL {self.start} TIMELINE {int(self.timeline)}"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseBackup:
+    """Take a base backup.
+
+    max_rate:           kilobytes per second, 32 to 1048576, or None.
+    wal:                append the needed WAL files to the main archive.
+    wait:               let the server wait until its archiver has the last segment.
+    manifest_checksums: NONE, CRC32C, SHA224, SHA256, SHA384 or SHA512; None for no manifest.
+    """
+
+    label: str
+    fast_checkpoint: bool = False
+    progress: bool = True
+    wal: bool = False
+    wait: bool = False
+    max_rate: int | None = None
+    tablespace_map: bool = True
+    verify_checksums: bool = True
+    manifest_checksums: str | None = "CRC32C"
+
+    def text(self, major: int) -> str:
+        if major >= PARENTHESES_SINCE:
+            return f"BASE_BACKUP ({', '.join(self._options())})"
+        return " ".join(["BASE_BACKUP", *self._legacy_options()])
+
+    def _options(self) -> list[str]:
+        options = [f"LABEL {quote_literal(self.label)}"]
+        if self.progress:
+            options.append("PROGRESS")
+        options.append(f"CHECKPOINT '{'fast' if self.fast_checkpoint else 'spread'}'")
+        if self.wal:
+            options.append("WAL")
+        if not self.wait:
+            options.append("WAIT false")
+        if self.max_rate is not None:
+            options.append(f"MAX_RATE {self.max_rate}")
+        if self.tablespace_map:
+            options.append("TABLESPACE_MAP")
+        if not self.verify_checksums:
+            options.append("VERIFY_CHECKSUMS false")
+        if self.manifest_checksums is not None:
+            options.append("MANIFEST 'yes'")
+            options.append(f"MANIFEST_CHECKSUMS {quote_literal(self.manifest_checksums)}")
+        return options
+
+    def _legacy_options(self) -> list[str]:
+        options = [f"LABEL {quote_literal(self.label)}"]
+        if self.progress:
+            options.append("PROGRESS")
+        if self.fast_checkpoint:
+            options.append("FAST")
+        if self.wal:
+            options.append("WAL")
+        if not self.wait:
+            options.append("NOWAIT")
+        if self.max_rate is not None:
+            options.append(f"MAX_RATE {self.max_rate}")
+        if self.tablespace_map:
+            options.append("TABLESPACE_MAP")
+        if not self.verify_checksums:
+            options.append("NOVERIFY_CHECKSUMS")
+        if self.manifest_checksums is not None:
+            options.append("MANIFEST 'yes'")
+            options.append(f"MANIFEST_CHECKSUMS {quote_literal(self.manifest_checksums)}")
+        return options
