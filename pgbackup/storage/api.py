@@ -1,0 +1,270 @@
+"""The contract that every storage driver keeps; tests/storage/contract.py has a test per sentence.
+
+A storage holds objects: a name, and bytes that never change once the name is visible. An object
+becomes visible when it is complete and durable, and not before. There are folders only in the
+sense that names have slashes: nobody makes or removes one.
+
+Retrying, throttling and the like are decorators around a driver; no driver does it by itself.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pgbackup.errors import CorruptData, NotFound
+
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a driver can do, declared so that nobody has to ask for its class.
+
+    create_is_atomic: of several writers of one name exactly one wins, also across hosts.
+    lock:             a lock is released by the death of its holder.
+    local_path:       the directory in which objects are ordinary files of the same names, or None.
+    """
+
+    create_is_atomic: bool
+    lock: bool
+    local_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a listing knows about an object.
+
+    size:     bytes.
+    modified: seconds since 1970-01-01 UTC, by the storage's clock.
+    """
+
+    name: str
+    size: int
+    modified: float
+
+
+class ObjectWriter(ABC):
+    """A new object being written. Left by an exception, or without commit, it leaves no trace."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """How many bytes were written."""
+
+    @abstractmethod
+    def write(self, data: Bytes) -> None:
+        """Append all of the bytes; not kept after return.
+
+        Raises: StorageError; the writer can then only be aborted.
+        """
+
+    @abstractmethod
+    def commit(self, *, replace: bool = False) -> None:
+        """Make the object durable, then visible; once.
+
+        replace: take the place of an object of that name, in one step.
+
+        Raises: Conflict if the name is taken, StorageError; either way the writer is aborted. If
+        only the very last step failed, the object can be visible: complete, but not promised.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Throw away what was written. No effect after commit, nor the second time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+class ObjectReader(ABC):
+    """An object, or a range of one, being read from front to back."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the whole object, whatever range is being read."""
+
+    @abstractmethod
+    def readinto(self, view: bytearray | memoryview) -> int:
+        """Fill a buffer; return how many bytes, fewer only where the range ends.
+
+        Raises: CorruptData if the object ends before the range does, StorageError.
+        """
+
+    @abstractmethod
+    def read(self, size: int = -1) -> bytes:
+        """Return this many bytes, fewer only where the range ends; -1 means all that is left.
+
+        Raises: as readinto.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the object. No effect the second time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Lock(ABC):
+    """A lock that is held. Given back by release, by leaving the block, or by death."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the lock back. No effect the second time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Storage(ABC):
+    """A place that holds objects. Safe to use from several threads and processes at once.
+
+    url: what the user calls this place; `open_storage(url)` opens it again.
+    """
+
+    url: str
+    features: Features
+
+    @abstractmethod
+    def writer(self, name: str) -> ObjectWriter:
+        """Begin a new object; it becomes visible with commit.
+
+        Raises: StorageError.
+        """
+
+    @abstractmethod
+    def reader(self, name: str, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Read an object, or `length` bytes of it from `offset`; None means to its end.
+
+        Raises: NotFound, CorruptData for a range that goes past the end, StorageError; all of
+        them here or at the first read.
+        """
+
+    @abstractmethod
+    def stat(self, name: str) -> ObjectStat:
+        """Describe an object.
+
+        Raises: NotFound, StorageError.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        """Yield every object below a folder, sorted by name; nothing if there is none.
+
+        prefix: a folder, "a/b/", or "" for all.
+
+        Objects that come or go meanwhile may be there or not; all others are, or it raises.
+        Raises: StorageError.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove an object for good: it does not come back after a power cut.
+
+        Success if there is none. Raises: StorageError.
+        """
+
+    @abstractmethod
+    def sync(self, name: str) -> None:
+        """Make durable an object that somebody else committed, perhaps without reaching the end.
+
+        Raises: NotFound, StorageError.
+        """
+
+    @abstractmethod
+    def lock(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        """Take a lock, or fail at once. Locks have names of their own: they are no objects.
+
+        owner: what to tell those who find the lock taken; host, process and time are added.
+
+        Raises: Locked, saying who holds it; StorageError.
+        """
+
+    @abstractmethod
+    def is_locked(self, name: str) -> bool:
+        """Tell whether somebody alive holds this lock."""
+
+    @abstractmethod
+    def reap(self, prefix: str = "") -> Sequence[str]:
+        """Remove below a folder what died before commit or release; return what was removed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections. The storage is not used afterwards."""
+
+    def create(self, name: str, data: Bytes) -> None:
+        """Store a small object whole.
+
+        Raises: Conflict if the name is taken, StorageError.
+        """
+        with self.writer(name) as writer:
+            writer.write(data)
+            writer.commit()
+
+    def read(self, name: str, limit: int = 64 << 20) -> bytes:
+        """Return a small object whole.
+
+        limit: bytes; more than this is not a small object.
+
+        Raises: NotFound, CorruptData, StorageError.
+        """
+        with self.reader(name) as reader:
+            if reader.size > limit:
+                raise CorruptData(
+                    f'could not read object "{self.locate(name)}": it is implausibly large',
+                    detail=f"It has {reader.size} bytes; at most {limit} were expected.",
+                )
+            return reader.read()
+
+    def exists(self, name: str) -> bool:
+        """Tell whether an object is there.
+
+        Raises: StorageError if that cannot be found out.
+        """
+        try:
+            self.stat(name)
+        except NotFound:
+            return False
+        return True
+
+    def locate(self, name: str) -> str:
+        """The name of an object as messages give it, with the place in front."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
