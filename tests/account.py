@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ACCOUNTS = ("postgres", "nobody")
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED = 4 << 30
+"""Free bytes above which test clusters lie in memory."""
 CALLER_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
 
@@ -89,17 +92,32 @@ class Account:
 
     def _open_way(self, path: Path) -> None:
         """Let the account pass through the directories above, below the temporary directory."""
-        temporary = Path(tempfile.gettempdir()).resolve()
+        temporary = {Path(tempfile.gettempdir()).resolve(), MEMORY, cluster_space()}
         for directory in path.parents:
             status = directory.stat()
             if status.st_uid == self.uid or status.st_mode & stat.S_IXOTH:
                 continue
-            if temporary not in directory.parents:
+            if not temporary & set(directory.parents):
                 raise ClusterError(
                     f"{directory} is closed to the account that servers run as when root "
-                    f"starts them: choose a directory under {temporary}"
+                    f"starts them: choose a directory under {tempfile.gettempdir()}"
                 )
             directory.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
+
+
+def cluster_space() -> Path:
+    """Directory for test clusters: $PGBACKUP_TEST_SPACE, else memory if there is plenty, else /tmp.
+
+    In memory the thousand files of a new cluster cost a tenth of the time.
+    """
+    chosen = os.environ.get("PGBACKUP_TEST_SPACE")
+    if chosen:
+        return Path(chosen).resolve()
+    if os.access(MEMORY, os.W_OK):
+        space = os.statvfs(MEMORY)
+        if space.f_bavail * space.f_frsize >= MEMORY_NEEDED:
+            return MEMORY
+    return Path(tempfile.gettempdir()).resolve()
 
 
 def program_environment() -> Mapping[str, str]:

@@ -2,26 +2,19 @@
 
 A Cluster is made (create), or found (open_existing, attach), then started and stopped at will, and
 closed once: close, or the end of a with block, ends every process and removes what lies outside
-the directory given. It listens on a Unix socket in a private directory, trusts whoever gets there,
-and never syncs: for tests and measurements only.
+the directory given. For tests and measurements only.
 """
 
 import os
-import shlex
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from tests import datadir, processes
+from tests import datadir
 from tests.account import Account, ClusterError, program_environment
 from tests.binaries import (
     MissingProgram,
@@ -30,6 +23,7 @@ from tests.binaries import (
     server_bin,
     server_majors,
 )
+from tests.postmaster import Postmaster, Setting, Settings, make_run_directory
 
 __all__ = [
     "Cluster",
@@ -42,8 +36,6 @@ __all__ = [
     "server_majors",
 ]
 
-Setting = str | int | bool
-Settings = Mapping[str, Setting]
 Row = tuple[Any, ...]
 
 DEFAULT_SETTINGS: Settings = {
@@ -54,34 +46,11 @@ DEFAULT_SETTINGS: Settings = {
     "timezone": "UTC",
     "log_replication_commands": True,
 }
-SOCKET_PORT = 5432
-MAX_SOCKET_DIRECTORY = 107 - len("/.s.PGSQL.65535.lock")
 POLL_INTERVAL = 0.05
 
 
-class Cluster:
-    """One server and its data directory."""
-
-    def __init__(
-        self,
-        pgdata: Path,
-        major: int,
-        run_directory: Path,
-        account: Account,
-        *,
-        tcp: bool = False,
-        settings: Settings | None = None,
-        own_run_directory: bool = False,
-    ) -> None:
-        self.pgdata = pgdata
-        self.major = major
-        self.run_directory = run_directory
-        self.account = account
-        self.tcp = tcp
-        self.port = free_port() if tcp else SOCKET_PORT
-        self.settings = dict(settings or {})
-        self._own_run_directory = own_run_directory
-        self._clients: list[subprocess.Popen[str]] = []
+class Cluster(Postmaster):
+    """A server with a way to talk to it."""
 
     @classmethod
     def create(
@@ -143,114 +112,10 @@ class Cluster:
     @classmethod
     def attach(cls, directory: Path) -> Self:
         """Find again what create made in a directory, running or not."""
-        pgdata, run_directory = directory.absolute() / "data", directory.absolute() / "run"
+        pgdata, run_directory = directory.absolute() / "data", (directory / "run").resolve()
         major = int((pgdata / "PG_VERSION").read_text())
-        account = Account.for_servers()
-        if not run_directory.exists():
-            raise ClusterError(f"{directory} is too long a path for a socket: choose a shorter one")
+        account = Account.for_servers(as_caller=pgdata.stat().st_uid == os.geteuid())
         return cls(pgdata, major, run_directory, account)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the server and its clients at once, whatever state they are in."""
-        for client in self._clients:
-            client.kill()
-            client.wait()
-            if client.stdout is not None:
-                client.stdout.close()
-        try:
-            self.stop("immediate")
-        except ClusterError:
-            self.kill9()
-        processes.remove_shared_memory(self.pgdata)
-        if self._own_run_directory:
-            shutil.rmtree(self.run_directory, ignore_errors=True)
-
-    # -- life ----------------------------------------------------------------------------------
-
-    @property
-    def pid(self) -> int | None:
-        """Process number of the running postmaster, or None."""
-        return processes.postmaster(self.pgdata)
-
-    @property
-    def running(self) -> bool:
-        return self.pid is not None
-
-    def start(self, timeout: int = 60) -> None:
-        """Start the server and wait until it takes connections.
-
-        timeout: seconds.
-        Raises:
-            ClusterError: it ended, or was not ready in time; with the tail of its log.
-        """
-        address = "127.0.0.1" if self.tcp else ""
-        settings = {
-            "unix_socket_directories": str(self.run_directory),
-            "listen_addresses": address,
-            "port": self.port,
-            "fsync": False,
-            "dynamic_shared_memory_type": "mmap",
-            "logging_collector": False,
-            **self.settings,
-        }
-        words = " ".join(
-            f"-c {shlex.quote(f'{name}={setting_text(value)}')}" for name, value in settings.items()
-        )
-        self._pg_ctl("start", "-l", self.log_file, "-o", words, timeout=timeout)
-
-    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", timeout: int = 60) -> None:
-        """Stop the server and wait for its end; a stopped one stays stopped."""
-        if self.running:
-            self._pg_ctl("stop", "-m", mode, timeout=timeout)
-
-    def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop and start."""
-        self.stop(mode)
-        self.start()
-
-    def kill9(self) -> None:
-        """Kill all processes of the server at once, as a crash of the machine would."""
-        pid = self.pid
-        if pid is not None:
-            processes.kill_tree(pid)
-
-    def promote(self) -> None:
-        """Promote a standby and wait until it is a primary."""
-        self._pg_ctl("promote")
-
-    def reload(self) -> None:
-        """Let the server read its configuration again."""
-        self._pg_ctl("reload")
-
-    def configure(self, settings: Settings) -> None:
-        """Add settings to postgresql.conf; restart or reload makes them count."""
-        with open(self.pgdata / "postgresql.conf", "a") as file:
-            for name, value in settings.items():
-                quoted = setting_text(value).replace("'", "''")
-                file.write(f"{name} = '{quoted}'\n")
-
-    def _pg_ctl(self, action: str, *arguments: str | Path, timeout: int = 60) -> None:
-        wait = () if action == "reload" else ("-w", "-t", str(timeout))
-        try:
-            self.account.run(
-                self.bin("pg_ctl"), "-D", self.pgdata, "-s", *wait, *arguments, action,
-                timeout=timeout + 30,
-            )  # fmt: skip
-        except ClusterError as error:
-            raise ClusterError(f"{error}\n{self.log_tail()}") from error
-
-    # -- talking to it -------------------------------------------------------------------------
 
     def conninfo(self, dbname: str | None = None, **extra: Setting) -> str:
         """Connection string for libpq; host="127.0.0.1" where tcp was asked for."""
@@ -299,28 +164,6 @@ class Cluster:
                 )
             time.sleep(POLL_INTERVAL)
 
-    @property
-    def log_file(self) -> Path:
-        return self.run_directory / "server.log"
-
-    @property
-    def log(self) -> str:
-        """The server's log since the cluster was made or opened."""
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
-    def log_tail(self, lines: int = 40) -> str:
-        """Last lines of the log."""
-        return "\n".join(self.log.splitlines()[-lines:])
-
-    # -- programs ------------------------------------------------------------------------------
-
-    def bin(self, name: str) -> Path:
-        """Path of a program of this server's own major."""
-        try:
-            return server_bin(name, self.major)
-        except MissingProgram:
-            return client_bin(name, self.major)
-
     def pgbench_init(self, scale: int = 1, dbname: str = "postgres") -> None:
         """Fill a database with pgbench's tables: 100,000 rows, about 15 MB, per scale."""
         program = nearest_client("pgbench", self.major)
@@ -361,7 +204,7 @@ class Cluster:
         pgdata = directory / "data"
         self.account.run(
             nearest_client("pg_basebackup", self.major), "-d", self.conninfo(), "-D", pgdata,
-            "-X", "stream", "-c", "fast", "--no-sync",
+            "-X", "fetch", "-c", "fast", "--no-sync",
         )  # fmt: skip
         run_directory, own = make_run_directory(directory / "run", self.account)
         standby = Cluster(
@@ -380,27 +223,3 @@ def server_account(as_caller: bool, tcp: bool) -> Account:
     if tcp and account.prefix:
         raise ClusterError("tcp and as_caller exclude each other when root")
     return account
-
-
-def make_run_directory(wanted: Path | None, account: Account) -> tuple[Path, bool]:
-    """Private directory for socket and log, and whether it lies outside the cluster's own."""
-    if wanted is not None and len(os.fsencode(wanted.absolute())) <= MAX_SOCKET_DIRECTORY:
-        return account.make_directory(wanted.absolute()), False
-    directory = Path(tempfile.mkdtemp(prefix="pgb-run-"))
-    account.give(directory)
-    return directory, True
-
-
-def setting_text(value: Setting) -> str:
-    """A setting as PostgreSQL writes it, unquoted."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value)
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,14 +5,17 @@ that fails, never a skip. When a test fails, the tails of its servers' logs are 
 """
 
 import os
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.account import cluster_space
 from tests.binaries import (
     MAJORS,
     MissingProgram,
@@ -27,6 +30,8 @@ ClusterFactory = Callable[..., Cluster]
 """factory(major, *, start=True, **options of Cluster.create) -> Cluster"""
 
 CLUSTERS = pytest.StashKey[list[Cluster]]()
+BASETEMP = "pgb-pytest-"
+SECONDS_PER_DAY = 86400
 OWN_BASETEMP = pytest.StashKey[Path]()
 
 
@@ -41,9 +46,18 @@ def majors() -> list[int]:
 def pytest_configure(config: pytest.Config) -> None:
     """When root, use a base directory that other pytest runs do not close to the servers."""
     if os.geteuid() == 0 and not config.option.basetemp and not hasattr(config, "workerinput"):
-        basetemp = Path(tempfile.mkdtemp(prefix="pgb-pytest-"))
+        remove_old_basetemps()
+        basetemp = Path(tempfile.gettempdir(), f"{BASETEMP}{os.getpid()}-{secrets.token_hex(2)}")
         config.option.basetemp = str(basetemp)
         config.stash[OWN_BASETEMP] = basetemp
+
+
+def remove_old_basetemps() -> None:
+    """Remove what failed runs left to be looked into, after a day."""
+    for directory in Path(tempfile.gettempdir()).glob(BASETEMP + "*"):
+        with suppress(OSError):
+            if directory.stat().st_mtime < time.time() - SECONDS_PER_DAY:
+                shutil.rmtree(directory)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -92,7 +106,7 @@ def major(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def cluster_templates() -> Iterator[Path]:
     """Where this session keeps one initdb result for each set of options."""
-    directory = Path(tempfile.mkdtemp(prefix="pgb-init-"))
+    directory = Path(tempfile.mkdtemp(prefix="pgb-init-", dir=cluster_space()))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -130,7 +144,7 @@ def newest_cluster(cluster_factory: ClusterFactory) -> Cluster:
 def make_factory(node: pytest.Item, templates: Path, stack: ExitStack) -> ClusterFactory:
     """Function that makes clusters in a directory of their own until the stack ends."""
     clusters = node.stash.setdefault(CLUSTERS, [])
-    base = Path(tempfile.mkdtemp(prefix="pgb-"))
+    base = Path(tempfile.mkdtemp(prefix="pgb-", dir=cluster_space()))
     stack.callback(shutil.rmtree, base, ignore_errors=True)
     stack.callback(clusters.clear)
 

@@ -4,9 +4,11 @@ import os
 import select
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
+
+NO_SUCH_PROCESS = 2**22 + 1
+"""Above PID_MAX_LIMIT of 64-bit Linux."""
 
 WAIT_FOR_DEATH = 30.0
 """Seconds that a killed process may take to be gone."""
@@ -36,7 +38,6 @@ def kill_tree(pid: int) -> None:
             send(member, signal.SIGKILL)
         for watch in watched:
             wait_for_death(watch)
-        wait_for_burial(pid)
     finally:
         for watch in watched:
             os.close(watch)
@@ -63,13 +64,18 @@ def wait_for_death(watch: int) -> None:
         raise TimeoutError(f"a killed process is still there after {WAIT_FOR_DEATH} s")
 
 
-def wait_for_burial(pid: int) -> None:
-    """Wait until nobody can signal a dead process any more: the next server checks that."""
-    deadline = time.monotonic() + WAIT_FOR_DEATH
-    while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError("process 1 does not wait for its children: use docker run --init")
-        time.sleep(0.005)
+def forget_dead_server(pgdata: Path, run_directory: Path) -> None:
+    """Let the lock files of a killed server name a process that cannot exist.
+
+    A killed server stays a zombie until process 1 waits for it: seconds later, in a container
+    often never. Until then the next server takes it for alive. After a crash of the machine,
+    which the kill stands for, there would be no such process either.
+    """
+    if postmaster(pgdata) is not None:
+        return
+    for path in (pgdata / "postmaster.pid", *run_directory.glob(".s.PGSQL.*.lock")):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([f"{NO_SUCH_PROCESS}\n", *lines[1:]]))
 
 
 def descendants(pid: int) -> list[int]:
