@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pgbackup.errors import ProtocolViolation, ServerError
 from pgbackup.pg.lsn import WalPosition
+from pgbackup.pg.tar import END_OF_ARCHIVE
 from pgbackup.replication.client import (
     expect_end,
     expect_event,
@@ -29,8 +30,6 @@ from pgbackup.wire import copydata
 from pgbackup.wire.grammar import PARENTHESES_SINCE, BaseBackup
 
 DATA_CORRUPTED = "XX001"
-TAR_END = bytes(1024)
-"""Two zero blocks; servers before 15 leave them to the client."""
 
 _HINTS = {
     "55000": "Set wal_level = replica (or logical) on the server and restart it.",
@@ -141,7 +140,7 @@ def _receive_plain_copies(
     for tablespace in state.tablespaces:
         sink.begin_archive(tablespace.archive_name)
         _receive_plain_copy(transport, _Filler(sink, sink.archive_contents))
-        feed(sink, memoryview(TAR_END))
+        feed(sink, memoryview(END_OF_ARCHIVE))
         sink.end_archive()
     if has_manifest:
         sink.begin_manifest()

@@ -1,25 +1,46 @@
 """Progress: a link that only looks, and tells how many archive bytes have passed."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from pgbackup.stream.sink import BackupState, Sink
 
 
-class Progress(Sink):
-    """Count plain archive bytes into the state, and report each step.
+class Meter(Protocol):
+    """Somebody who shows how far a run is. Called on the thread of the source."""
 
-    report: called with the number of new bytes, on the thread of the source.
+    def begin(self, total: int | None) -> None:
+        """The run starts; `total` bytes are expected, if anybody knows."""
+
+    def advance(self, length: int) -> None:
+        """So many more bytes have passed."""
+
+
+class SilentMeter:
+    """A Meter that shows nothing."""
+
+    def begin(self, total: int | None) -> None:
+        pass
+
+    def advance(self, length: int) -> None:
+        pass
+
+
+class Progress(Sink):
+    """Count plain archive bytes into the state, and tell a meter.
+
+    archive_sizes: plain bytes of each archive so far, under its plain name.
     """
 
-    def __init__(self, successor: Sink, report: Callable[[int], object]) -> None:
+    def __init__(self, successor: Sink, meter: Meter) -> None:
         super().__init__(successor)
-        self._report = report
+        self._meter = meter
         self._state: BackupState | None = None
-        self.archive_sizes: dict[str, int] = {}
         self._name = ""
+        self.archive_sizes: dict[str, int] = {}
 
     def begin_backup(self, state: BackupState) -> None:
         self._state = state
+        self._meter.begin(state.bytes_total)
         self.successor.begin_backup(state)
 
     def begin_archive(self, name: str) -> None:
@@ -31,5 +52,5 @@ class Progress(Sink):
         assert self._state is not None
         self._state.bytes_done += length
         self.archive_sizes[self._name] += length
-        self._report(length)
+        self._meter.advance(length)
         self.successor.archive_contents(length)

@@ -27,7 +27,8 @@ class MemberHandler(Protocol):
 class TarWalker:
     """Cut a tar stream into members.
 
-    offset: position of the next byte in the archive; start anywhere a header stands.
+    offset:     position of the next byte in the archive; start anywhere a header stands.
+    end_offset: where the end marker stands, once it has been seen.
     """
 
     def __init__(self, handler: MemberHandler, *, offset: int = 0, name: str = "archive") -> None:
@@ -37,7 +38,7 @@ class TarWalker:
         self._contents = 0
         self._padding = 0
         self.offset = offset
-        self.ended = False
+        self.end_offset: int | None = None
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream. Raises: CorruptData."""
@@ -84,9 +85,10 @@ class TarWalker:
         start = self.offset
         self.offset += BLOCK_SIZE
         if header is None:
-            self.ended = True
+            if self.end_offset is None:
+                self.end_offset = start
             return
-        if self.ended:
+        if self.end_offset is not None:
             raise CorruptData(f'could not read "{self._name}": a member follows its end marker')
         self._contents = header.size
         self._padding = padding(header.size)

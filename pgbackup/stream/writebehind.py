@@ -1,13 +1,15 @@
 """WriteBehind: the thread that writes full buffers while the chain goes on.
 
-Started by the end of a chain, joined when it is closed. It takes buffers in order and passes each
-to a target that writes it (a call that releases the GIL). When the target fails, the thread keeps
-taking buffers so that nobody waits for ever, and the error is raised in the owner at its next
-call. It never makes anything durable: that is the target's business.
+Started by the end of a chain, joined when it is closed. It takes buffers and actions in order and
+passes each buffer to a target that writes it (a call that releases the GIL). When one fails, the
+thread keeps taking buffers so that nobody waits for ever, does nothing more with them, and the
+error is raised in the owner at its next call. It makes nothing durable by itself: that is the
+business of the actions it is given.
 """
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 from pgbackup.stream.buffers import BufferPool, PageBuffer
@@ -23,9 +25,9 @@ class WriteBehind:
 
     def __init__(self, *, count: int = 6, size: int = 1024 * 1024) -> None:
         self._pool = BufferPool(count, size)
-        self._queue: SimpleQueue[tuple[PageBuffer, int, Target] | threading.Event | None] = (
-            SimpleQueue()
-        )
+        self._queue: SimpleQueue[
+            tuple[Callable[[], object], PageBuffer | None] | threading.Event | None
+        ] = SimpleQueue()
         self._error: BaseException | None = None
         self._page = self._pool.acquire()
         self._fill = 0
@@ -43,17 +45,26 @@ class WriteBehind:
         if self._fill == self._pool.size:
             self._put(target)
 
-    def flush(self, target: Target) -> None:
-        """Return when everything added has been written. Raises the writer's error."""
+    def end(self, target: Target, action: Callable[[], object]) -> None:
+        """Write what was added, then run `action`, without waiting for either."""
         if self._fill:
             self._put(target)
+        self.then(action)
+
+    def then(self, action: Callable[[], object]) -> None:
+        """Run `action` on the thread, after everything put before."""
+        self._check()
+        self._queue.put((action, None))
+
+    def wait(self) -> None:
+        """Return when everything put has been done. Raises the thread's error."""
         done = threading.Event()
         self._queue.put(done)
         done.wait()
         self._check()
 
     def close(self) -> None:
-        """Stop the thread and give up what was not flushed."""
+        """Stop the thread and give up what was added but not put."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -61,7 +72,7 @@ class WriteBehind:
         self._pool.close()
 
     def _put(self, target: Target) -> None:
-        self._queue.put((self._page, self._fill, target))
+        self._queue.put((partial(target, self._page.view[: self._fill]), self._page))
         self._page = self._pool.acquire()
         self._fill = 0
         self._check()
@@ -75,10 +86,11 @@ class WriteBehind:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
-            page, length, target = item
+            action, page = item
             if self._error is None:
                 try:
-                    target(page.view[:length])
+                    action()
                 except BaseException as error:  # noqa: BLE001 - raised in the owner by _check
                     self._error = error
-            page.release()
+            if page is not None:
+                page.release()

@@ -1,0 +1,42 @@
+"""Output: the end of a chain that writes one archive to a file descriptor."""
+
+import os
+
+from pgbackup.pg.lsn import WalPosition
+from pgbackup.stream.sink import End
+from pgbackup.stream.writebehind import WriteBehind
+
+
+class Output(End):
+    """Write archive bytes to a descriptor, in order; the descriptor stays open.
+
+    Raises: BrokenPipeError when the reader has gone.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._behind = WriteBehind()
+        self.size = 0
+
+    @property
+    def buffer(self) -> memoryview:
+        return self._behind.buffer
+
+    def archive_contents(self, length: int) -> None:
+        self._behind.add(length, self._write)
+
+    def end_archive(self) -> None:
+        self._behind.end(self._write, lambda: None)
+
+    def end_backup(self, stop: WalPosition) -> None:
+        self._behind.wait()
+
+    def cleanup(self) -> None:
+        self._behind.close()
+
+    def _write(self, data: memoryview) -> None:
+        done = 0
+        while done < len(data):
+            done += os.write(self._descriptor, data[done:])
+        self.size += done
