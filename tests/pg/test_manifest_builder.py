@@ -12,7 +12,7 @@ from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.pg.manifest import CHECKSUM_LENGTHS, Manifest, WalRange
 from pgbackup.pg.manifest_builder import ManifestBuilder
 
-REAL = lzma.decompress((Path(__file__).parent / "data" / "backup_manifest_15.xz").read_bytes())
+DATA = Path(__file__).parent / "data"
 RANGE = WalRange(Timeline(1), Lsn.parse("0/2000028"), Lsn.parse("0/2000100"))
 
 
@@ -21,12 +21,14 @@ def seconds(mtime: str | None) -> int:
     return calendar.timegm(time.strptime(mtime, "%Y-%m-%d %H:%M:%S GMT"))
 
 
-def test_manifest_of_postgres_is_built_byte_for_byte() -> None:
-    manifest = Manifest.parse(REAL)
-    builder = ManifestBuilder(15, 1)
+@pytest.mark.parametrize("major", [15, 17])
+def test_manifest_of_postgres_is_built_byte_for_byte(major: int) -> None:
+    data = lzma.decompress((DATA / f"backup_manifest_{major}.xz").read_bytes())
+    manifest = Manifest.parse(data)
+    builder = ManifestBuilder(major, manifest.system_identifier or 0)
     for path, file in manifest.files.items():
         builder.add_file(path, file.size, seconds(file.mtime), file.algorithm, file.checksum)
-    assert builder.finish(manifest.wal_ranges) == REAL
+    assert builder.finish(manifest.wal_ranges) == data
 
 
 @pytest.mark.parametrize("major", [13, 14, 15, 16])
