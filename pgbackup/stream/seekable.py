@@ -66,6 +66,8 @@ def decode_seek_table(table: bytes, file_size: int, name: str) -> tuple[Frame, .
     Raises: CorruptData when lengths do not add up to the file, so that no byte of it lies
     outside a known frame.
     """
+    if len(table) != seek_table_size(table[-FOOTER_SIZE:], name):
+        raise CorruptData(f'could not read archive "{name}": its seek table is not whole')
     magic, length = _HEADER.unpack_from(table)
     if magic != SKIPPABLE_MAGIC or length != len(table) - _HEADER.size:
         raise CorruptData(f'could not read archive "{name}": its seek table is damaged')
