@@ -1,13 +1,15 @@
 """The member index of an archive: where each member starts.
 
-One line a member, in archive order: header offset, content size, tar type, percent-encoded name,
-separated by tabs. It lets a reader reach a single file, and several readers share an archive,
-without walking it. It is an aid, never the truth: readers compare it with the headers they find.
+One line a member, in archive order: header offset, content size, tar type, name, separated by
+tabs; type and name are percent-encoded. It lets a reader reach a single file, and several readers
+share an archive, without walking it. It is an aid, never the truth: readers compare it with the
+headers they find.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.tar import TarHeader
@@ -15,6 +17,8 @@ from pgbackup.stream.sink import Sink
 from pgbackup.stream.untar import TarWalker
 
 SAFE_IN_NAMES = "/+=@,:~"
+
+_LINE = re.compile(rb"([0-9]{1,20})\t([0-9]{1,20})\t([^\t]+)\t([^\t]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +33,25 @@ class IndexEntry:
 
 def encode_entry(header: TarHeader, offset: int) -> bytes:
     """One line of the index."""
+    kind = quote(header.type, safe="", encoding="latin-1")
     name = quote_from_bytes(header.name.encode("utf-8", "surrogateescape"), SAFE_IN_NAMES)
-    return f"{offset}\t{header.size}\t{header.type}\t{name}\n".encode("ascii")
+    return f"{offset}\t{header.size}\t{kind}\t{name}\n".encode("ascii")
 
 
 def decode_index(data: bytes, name: str) -> list[IndexEntry]:
     """Read an index object. Raises: CorruptData."""
     entries = []
     previous = -1
-    for line in data.splitlines():
-        fields = line.decode("ascii", "replace").split("\t")
-        if len(fields) != 4 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+    *lines, rest = data.split(b"\n")
+    if rest:
+        raise CorruptData(f'could not read index "{name}": its last line is cut off')
+    for line in lines:
+        fields = _LINE.fullmatch(line)
+        if fields is None:
             raise CorruptData(f'could not read index "{name}": a line is not of its format')
-        member = unquote_to_bytes(fields[3]).decode("utf-8", "surrogateescape")
-        entry = IndexEntry(int(fields[0]), int(fields[1]), fields[2], member)
+        kind = unquote_to_bytes(fields[3]).decode("latin-1")
+        member = unquote_to_bytes(fields[4]).decode("utf-8", "surrogateescape")
+        entry = IndexEntry(int(fields[1]), int(fields[2]), kind, member)
         if entry.offset <= previous:
             raise CorruptData(f'could not read index "{name}": its offsets do not ascend')
         previous = entry.offset
