@@ -185,6 +185,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Return the names of the folders directly in a folder, sorted, without slashes.
+
+        One in which only uncommitted objects lie may be there or not.
+        Raises: StorageError.
+        """
+
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove an object for good: it does not come back after a power cut.
 

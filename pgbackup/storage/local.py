@@ -74,6 +74,10 @@ class LocalStorage(Storage):
                     if stat.S_ISREG(found.st_mode):
                         yield ObjectStat("/".join(names), found.st_size, found.st_mtime)
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        with storage_errors("list folder", self.locate(prefix)):
+            return self._tree.folders(check_prefix(prefix))
+
     def delete(self, name: str) -> None:
         *folders, final = check_name(name)
         with storage_errors("delete object", self.locate(name)), suppress(FileNotFoundError):

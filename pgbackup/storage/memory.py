@@ -51,6 +51,10 @@ class MemoryStorage(Storage):
             if name.startswith(prefix):
                 yield ObjectStat(name, len(data), modified)
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        below = (found.name.removeprefix(prefix) for found in self.list(prefix))
+        return sorted({name.split("/")[0] for name in below if "/" in name})
+
     def delete(self, name: str) -> None:
         check_name(name)
         with self._guard:

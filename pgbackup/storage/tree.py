@@ -87,6 +87,15 @@ class FolderTree:
         finally:
             os.close(fd)
 
+    def folders(self, parts: Sequence[str]) -> list[str]:
+        """Return the names of the folders directly in a folder, sorted; none if it is missing."""
+        try:
+            with self.folder(parts) as fd:
+                entries = self._entries(fd, top=not parts)
+        except FileNotFoundError:
+            return []
+        return sorted(entry[:-1] for entry in entries if entry.endswith("/"))
+
     def _entries(self, fd: int, *, top: bool) -> list[str]:
         """Names in a directory in the order of whole names; folders end with a slash."""
         with os.scandir(fd) as entries:

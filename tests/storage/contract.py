@@ -213,6 +213,16 @@ class StorageContract:
         with pytest.raises(UsageError, match='does not end with "/"'):
             names(storage, "a")
 
+    def test_folders_are_those_directly_in_a_folder(self, storage: Storage) -> None:
+        assert list(storage.folders()) == []
+        for name in ["a/b/c/d", "a-b/x", "a/b.x/c", "a/file", "file"]:
+            storage.create(name, b"")
+        assert list(storage.folders()) == ["a", "a-b"]
+        assert list(storage.folders("a/")) == ["b", "b.x"]
+        assert list(storage.folders("x/")) == []
+        with pytest.raises(UsageError):
+            storage.folders("../")
+
     def test_stat_tells_the_time_of_writing(self, storage: Storage) -> None:
         storage.create("a", b"x")
         assert storage.stat("a") == next(iter(storage.list()))

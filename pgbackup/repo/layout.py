@@ -1,0 +1,140 @@
+"""Every object name of a repository. No other module puts a name together.
+
+pgbackup.json                        the format, and the repository's identity
+<system identifier>/cluster.json     what must stay the same: major version, segment size
+<system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
+<system identifier>/conflict/        WAL that came under a name bound to other content
+<system identifier>/backups/<label>/ archives, indexes, backup_manifest, and the record
+"""
+
+import re
+from datetime import datetime
+
+from pgbackup.errors import UsageError
+
+FORMAT = "pgbackup.json"
+MANIFEST = "backup_manifest"
+RECORD = "backup.json"
+
+COMPRESSED_SUFFIX = ".zst"
+
+_LABEL = re.compile(r"\d{8}T\d{6}[FI]", re.ASCII)
+_LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
+_SYSTEM = re.compile(r"[1-9]\d{0,19}", re.ASCII)
+_ARCHIVE = re.compile(r"(base|\d+)\.tar(\.zst)?", re.ASCII)
+
+
+def parse_system(folder: str) -> int | None:
+    """The system identifier that a folder at the top is named by, or None."""
+    if _SYSTEM.fullmatch(folder) is None or int(folder) >= 1 << 64:
+        return None
+    return int(folder)
+
+
+def system_folder(system: int) -> str:
+    """The folder of one cluster."""
+    return f"{system}/"
+
+
+def cluster_object(system: int) -> str:
+    """The object with what must stay the same in a cluster."""
+    return f"{system}/cluster.json"
+
+
+def wal_folder(system: int) -> str:
+    """The folder of a cluster's WAL archive."""
+    return f"{system}/wal/"
+
+
+def wal_object(system: int, name: str, *, compressed: bool) -> str:
+    """The object of a file of the WAL archive."""
+    return f"{wal_folder(system)}{name}{COMPRESSED_SUFFIX if compressed else ''}"
+
+
+def segment_object(system: int, name: str, compressed: bool) -> str:
+    """The object of a WAL segment."""
+    return wal_object(system, name, compressed=compressed)
+
+
+def conflict_object(system: int, name: str) -> str:
+    """The object that keeps WAL which came under a name that is bound to other content."""
+    return f"{system}/conflict/{name}"
+
+
+def backups_folder(system: int) -> str:
+    """The folder of all backups of a cluster."""
+    return f"{system}/backups/"
+
+
+def backup_folder(system: int, label: str) -> str:
+    """The folder of one backup. Raises: UsageError."""
+    return f"{backups_folder(system)}{check_label(label)}/"
+
+
+def record_object(system: int, label: str) -> str:
+    """The record of one backup: while it is there, the backup exists."""
+    return backup_folder(system, label) + RECORD
+
+
+def manifest_object(system: int, label: str) -> str:
+    """The backup_manifest of one backup."""
+    return backup_folder(system, label) + MANIFEST
+
+
+def backup_lock(system: int, label: str) -> str:
+    """The lock that is held while a backup is being made or removed."""
+    return backup_folder(system, label) + "lock"
+
+
+def archive_name(oid: int | None, *, compressed: bool) -> str:
+    """The archive of a tablespace within its backup's folder; None is the data directory."""
+    plain = "base.tar" if oid is None else f"{oid}.tar"
+    return plain + (COMPRESSED_SUFFIX if compressed else "")
+
+
+def index_name(archive: str) -> str:
+    """The member index of an archive, within the same folder.
+
+    archive: with or without the suffix of compression.
+    """
+    return archive.removesuffix(COMPRESSED_SUFFIX).removesuffix(".tar") + ".index"
+
+
+def is_archive_name(name: str) -> bool:
+    """Tell whether an object in a backup's folder is named as an archive."""
+    return _ARCHIVE.fullmatch(name) is not None
+
+
+def is_label(text: str) -> bool:
+    """Tell whether a text is formed as a backup's label is."""
+    if _LABEL.fullmatch(text) is None:
+        return False
+    try:
+        label_time(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_label(label: str) -> str:
+    """Return the label. Raises: UsageError."""
+    if not is_label(label):
+        raise UsageError(
+            f'could not use backup label "{label}": it is not formed like 20261122T164200F',
+            hint='Run "pgbackup list" to see the labels; "latest" and "oldest" work as well.',
+        )
+    return label
+
+
+def format_label(kind: str, time: datetime) -> str:
+    """The label for a backup begun at a time.
+
+    kind: "full" or "incremental", or the letter that stands for it.
+    time: UTC.
+    """
+    return check_label(f"{time.strftime(_LABEL_TIME)}{kind[:1].upper()}")
+
+
+def label_time(label: str) -> datetime:
+    """The time in a label: naive, meaning UTC. Raises: ValueError."""
+    return datetime.strptime(label[:-1], _LABEL_TIME)  # noqa: DTZ007 - compared with its like

@@ -1,0 +1,203 @@
+"""A file on its way into the WAL archive.
+
+If the archive has the name already, what comes is compared with what is there while it comes, and
+nothing is stored. Otherwise it is stored; if somebody else was faster, the archived file is read
+and compared then.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pgbackup.errors import Conflict, CorruptData
+from pgbackup.repo.storedwal import StoredWal
+from pgbackup.storage.api import Bytes, ObjectWriter
+
+if TYPE_CHECKING:
+    import zstandard
+
+
+class SegmentWriter(ABC):
+    """A segment, or another file of known size, being archived.
+
+    Always: position <= size.
+    """
+
+    def __init__(self, file: StoredWal, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes were written."""
+        return self._position
+
+    def write(self, data: Bytes) -> None:
+        """Append bytes; not kept after return.
+
+        Raises: CorruptData if they are more than the file has, StorageError.
+        """
+        with memoryview(data) as whole, whole.cast("B") as view:
+            if self._position + len(view) > self._size:
+                raise self._wrong_size(self._position + len(view))
+            self._add(view)
+            self._position += len(view)
+
+    def commit(self) -> None:
+        """Have the file in the archive, durably: stored now, or found to be there already.
+
+        Raises: CorruptData if bytes are missing, Conflict if other content has the name,
+        StorageError.
+        """
+        try:
+            if self._position != self._size:
+                raise self._wrong_size(self._position)
+            self._finish()
+        finally:
+            self.abort()
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up. No effect after commit, nor the second time."""
+
+    @abstractmethod
+    def _add(self, view: memoryview) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    def _wrong_size(self, size: int) -> CorruptData:
+        return CorruptData(
+            f'could not archive WAL file "{self._file.name}": it has {size} bytes and not '
+            f"{self._size}"
+        )
+
+    def _conflict(self, detail: str) -> Conflict:
+        return Conflict(
+            f'could not archive WAL file "{self._file.name}": it is in the archive with other '
+            "content",
+            detail=f"The archived file was left as it is. {detail}",
+            hint="Find out whether two servers archive into this repository, and compare the "
+            "two files with pg_waldump.",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+class NewFileWriter(SegmentWriter):
+    """Stores a file whose name is not in the archive."""
+
+    def __init__(self, file: StoredWal, size: int, level: int | None) -> None:
+        super().__init__(file, size)
+        self._is_compressed = level is not None
+        self._compressor = None if level is None else _compressor(level, size)
+        self._digest = hashlib.sha256()
+        self._writer: ObjectWriter = file.storage.writer(
+            file.object_name(compressed=self._is_compressed)
+        )
+
+    def abort(self) -> None:
+        self._writer.abort()
+
+    def _add(self, view: memoryview) -> None:
+        self._digest.update(view)
+        self._writer.write(view if self._compressor is None else self._compressor.compress(view))
+
+    def _finish(self) -> None:
+        if self._compressor is not None:
+            self._writer.write(self._compressor.flush())
+        try:
+            self._writer.commit()
+        except Conflict:
+            self._expect_same(compressed=self._is_compressed)
+            return
+        if self._file.storage.exists(self._file.object_name(compressed=not self._is_compressed)):
+            self._expect_same(compressed=not self._is_compressed)
+
+    def _expect_same(self, *, compressed: bool) -> None:
+        """Compare with one form of what somebody else stored meanwhile."""
+        digest = hashlib.sha256()
+        for chunk in self._file.form_chunks(compressed=compressed):
+            digest.update(chunk)
+        if digest.digest() != self._digest.digest():
+            raise self._conflict("Archive the new one again to have it kept aside.")
+        self._file.storage.sync(self._file.object_name(compressed=compressed))
+
+
+class ComparingWriter(SegmentWriter):
+    """Compares a file with the archived one of its name, and keeps it aside if it differs.
+
+    Always: until they differ, all bytes before position are the same in both.
+    """
+
+    def __init__(self, file: StoredWal, size: int) -> None:
+        super().__init__(file, size)
+        self._archived: Iterator[bytes] = file.chunks()
+        self._ahead = b""
+        self._differs = False
+        self._aside: ObjectWriter | None = None
+
+    def abort(self) -> None:
+        if self._aside is not None:
+            self._aside.abort()
+
+    def _add(self, view: memoryview) -> None:
+        if not self._differs and not self._is_same(view):
+            self._keep_aside()
+        if self._aside is not None:
+            self._aside.write(view)
+
+    def _finish(self) -> None:
+        if not self._differs and (self._ahead or next(self._archived, b"")):
+            self._keep_aside()
+        if not self._differs:
+            self._file.sync()
+            return
+        if self._aside is not None:
+            self._aside.commit(replace=True)
+        kept = self._file.storage.locate(self._file.conflict)
+        raise self._conflict(f'A newcomer is kept as "{kept}".')
+
+    def _is_same(self, view: memoryview) -> bool:
+        done = 0
+        while done < len(view):
+            self._ahead = self._ahead or next(self._archived, b"")
+            if not self._ahead:
+                return False
+            length = min(len(self._ahead), len(view) - done)
+            if view[done : done + length].tobytes() != self._ahead[:length]:
+                return False
+            self._ahead = self._ahead[length:]
+            done += length
+        return True
+
+    def _keep_aside(self) -> None:
+        """Begin to keep the newcomer, once per name: PostgreSQL comes again every minute."""
+        self._differs = True
+        if self._file.storage.exists(self._file.conflict):
+            return
+        self._aside = self._file.storage.writer(self._file.conflict)
+        left = self._position
+        for chunk in self._file.chunks():
+            if left == 0:
+                break
+            self._aside.write(chunk[:left])
+            left -= min(left, len(chunk))
+
+
+def _compressor(level: int, size: int) -> "zstandard.ZstdCompressionObj":
+    import zstandard  # noqa: PLC0415 - slow to load, and plain segments need none
+
+    return zstandard.ZstdCompressor(level, write_checksum=True).compressobj(size=size)
