@@ -59,10 +59,17 @@ class Fields:
             self._fail(key, "a whole number")
         return value
 
+    def truth(self, key: str) -> bool:
+        value = self._values.get(key)
+        if not isinstance(value, bool):
+            self._fail(key, "true or false")
+        return value
+
     def seconds(self, key: str) -> float:
         value = self._values.get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < _MAX_NUMBER:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._fail(key, "a number of seconds")
+        if not 0 <= value < _MAX_NUMBER:
             self._fail(key, "a number of seconds")
         return float(value)
 

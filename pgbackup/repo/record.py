@@ -100,11 +100,10 @@ class WalRange:
 class ChecksumFailures:
     """What the source found wrong with page checksums.
 
-    total:    how many pages, as far as it is known; 0 means that none is known to be wrong.
-    warnings: in the source's own words.
+    warnings: in the source's own words; a server tells the number of pages only there.
     """
 
-    total: int = 0
+    is_damaged: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -182,10 +181,12 @@ def _plain(value: object) -> object:
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case tuple():
             return [_plain(each) for each in value]
-        case TablespaceRecord() | ArchiveRecord() | ObjectRecord() | WalRange():
+        case (
+            TablespaceRecord() | ArchiveRecord() | ObjectRecord() | WalRange() | ChecksumFailures()
+        ):
             return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-        case ChecksumFailures():
-            return {"total": int(value.total), "warnings": list(value.warnings)}
+        case bool():
+            return value
         case int():
             return int(value)
     return value
@@ -278,4 +279,4 @@ def _wal_range(each: Fields, top: Fields) -> WalRange:
 
 
 def _checksum_failures(each: Fields) -> ChecksumFailures:
-    return ChecksumFailures(each.number("total"), tuple(each.texts("warnings")))
+    return ChecksumFailures(each.truth("is_damaged"), tuple(each.texts("warnings")))
