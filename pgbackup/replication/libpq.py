@@ -35,6 +35,9 @@ from pgbackup.replication.transport import (
 
 OLDEST_MAJOR = 13
 
+_LAST_WORDS = ("FATAL", "PANIC")
+"""Severities after which the server closes the connection."""
+
 _AUTHENTICATION_TEXTS = {
     "password authentication failed": "Check the password in ~/.pgpass or PGPASSFILE, or give -W.",
     "no password supplied": "Put the password into ~/.pgpass or PGPASSFILE, or give -W.",
@@ -42,6 +45,7 @@ _AUTHENTICATION_TEXTS = {
     " pg_hba.conf and reload the server.",
     "must be superuser or replication role": "Run: ALTER ROLE {user} REPLICATION;",
     "permission denied to start WAL sender": "Run: ALTER ROLE {user} REPLICATION;",
+    "certificate": "Check sslrootcert, sslcert and sslkey here, and the server's certificate.",
     "does not exist": "Check the user name (-U) and the server (-h, -p).",
     "authentication failed": "Check pg_hba.conf of the server.",
 }
@@ -52,6 +56,7 @@ _CAPACITY_TEXTS = {
 }
 _MISSING_TEXTS = {
     "could not translate host name": "Check the host name (-h or PGHOST).",
+    "failed to resolve host": "Check the host name (-h or PGHOST).",
     "Connection refused": "Check that the server runs and listens there (-h, -p).",
     "No such file or directory": "Check that the server runs; name its host or socket"
     " directory with -h and its port with -p.",
@@ -83,7 +88,8 @@ class LibpqTransport:
         self.server_version_text = ""
         self.notices: list[str] = []
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-        self._in_copy = False
+        self._copy: CopyKind | None = None
+        self._pending: Event | None = None
 
     def connect(self, conninfo: str, application_name: str) -> None:
         settings = parse_conninfo(conninfo)
@@ -95,6 +101,7 @@ class LibpqTransport:
         except psycopg.Error as error:
             raise _connect_error(str(error), settings.get("user", "")) from error
         self._connection = connection
+        self._copy = self._pending = None
         connection.add_notice_handler(self._note)
         self._pgconn = connection.pgconn
         self._poll = select.poll()
@@ -109,6 +116,7 @@ class LibpqTransport:
             elif isinstance(message, CopyEnd):
                 self._pgconn.put_copy_end()
                 self._pgconn.flush()
+                self._copy = CopyKind.FROM_SERVER
             else:
                 text = message.text(self.server_major)
                 self._pgconn.send_query(text.encode("utf-8", "surrogateescape"))
@@ -117,7 +125,10 @@ class LibpqTransport:
 
     def receive(self, timeout: float | None = None) -> Event | None:
         try:
-            if self._in_copy:
+            if self._pending is not None:
+                event, self._pending = self._pending, None
+                return event
+            if self._copy is not None:
                 return self._receive_copy(timeout)
             return self._receive_result(timeout)
         except psycopg.Error as error:
@@ -134,25 +145,34 @@ class LibpqTransport:
             if length > 0:
                 return data
             if length < 0:
-                self._in_copy = False
                 return self._end_of_copy()
             if not self._wait(timeout):
                 return None
 
     def _end_of_copy(self) -> Event:
-        # The copy may have ended because of an error, which then is the next result.
+        """Tell a regular end from one by an error or a shutdown: the next result shows it."""
+        kind, self._copy = self._copy, None
         while self._pgconn.is_busy():
             self._wait(None)
-        if self._pgconn.status == pq.ConnStatus.BAD:
-            raise self._lost(None)
+        result = self._pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.COPY_IN:
+            return CopyDone()  # the server has ended its half, ours is open
+        event = self._event(result)
+        if kind is CopyKind.BOTH:
+            return event
+        self._pending = event
         return CopyDone()
 
     def _receive_result(self, timeout: float | None) -> Event | None:
         while self._pgconn.is_busy():
             if not self._wait(timeout):
                 return None
-        result = self._pgconn.get_result()
+        return self._event(self._pgconn.get_result())
+
+    def _event(self, result: pq.abc.PGresult | None) -> Event:
         if result is None:
+            if self._pgconn.status == pq.ConnStatus.BAD:
+                raise self._lost(None)
             return Ready()
         status = result.status
         if status == pq.ExecStatus.TUPLES_OK:
@@ -160,10 +180,10 @@ class LibpqTransport:
         if status == pq.ExecStatus.COMMAND_OK:
             return CommandComplete((result.command_status or b"").decode())
         if status == pq.ExecStatus.COPY_OUT:
-            self._in_copy = True
+            self._copy = CopyKind.FROM_SERVER
             return CopyBegin(CopyKind.FROM_SERVER)
         if status == pq.ExecStatus.COPY_BOTH:
-            self._in_copy = True
+            self._copy = CopyKind.BOTH
             return CopyBegin(CopyKind.BOTH)
         if status == pq.ExecStatus.FATAL_ERROR:
             raise self._server_error(result)
@@ -185,6 +205,8 @@ class LibpqTransport:
         message = diagnosis(pq.DiagnosticField.MESSAGE_PRIMARY)
         if message is None or self._pgconn.status == pq.ConnStatus.BAD:
             return self._lost(result.get_error_message().strip())
+        if diagnosis(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in _LAST_WORDS:
+            return self._lost(message)
         error = ServerError(
             f"the server reported: {message}",
             sqlstate=diagnosis(pq.DiagnosticField.SQLSTATE) or "XX000",
