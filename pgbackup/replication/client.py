@@ -6,7 +6,7 @@ START_REPLICATION) have their own loops in `backup.receive` and `replication.wal
 
 from dataclasses import dataclass
 
-from pgbackup.errors import ProtocolViolation, ServerError
+from pgbackup.errors import CorruptData, ProtocolViolation, ServerError
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.transport import CommandComplete, Event, Ready, ResultSet, Transport
 from pgbackup.wire.grammar import (
@@ -18,6 +18,9 @@ from pgbackup.wire.grammar import (
 )
 
 UNDEFINED_FILE = "58P01"
+
+MAX_DIGITS = 20
+"""Of a number of 64 bits."""
 
 _UNITS = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3}
 
@@ -67,7 +70,7 @@ def query(transport: Transport, command: Command, columns: int) -> tuple[bytes |
 def identify_system(transport: Transport) -> SystemIdentity:
     """Which cluster this is, and where it is."""
     row = query(transport, IdentifySystem(), 3)
-    return SystemIdentity(int(text(row[0])), position(row[2], row[1]))
+    return SystemIdentity(number(row[0]), position(row[2], row[1]))
 
 
 def show(transport: Transport, name: str) -> str:
@@ -106,7 +109,10 @@ def create_temporary_slot(transport: Transport, name: str) -> None:
 
 def position(lsn: bytes | None, timeline: bytes | None) -> WalPosition:
     """Read a position from two text columns."""
-    return WalPosition(Timeline(int(text(timeline))), Lsn.parse(text(lsn)))
+    try:
+        return WalPosition(Timeline(number(timeline)), Lsn.parse(text(lsn)))
+    except CorruptData as error:
+        raise ProtocolViolation(f"the server sent no position: {error.message}") from error
 
 
 def text(value: bytes | None) -> str:
@@ -114,6 +120,13 @@ def text(value: bytes | None) -> str:
     if value is None:
         raise ProtocolViolation("the server sent NULL where a value was due")
     return value.decode("utf-8", "surrogateescape")
+
+
+def number(value: bytes | None) -> int:
+    """A column that must be an unsigned number."""
+    if value is None or not value.isdigit() or len(value) > MAX_DIGITS:
+        raise ProtocolViolation("the server sent something else where a number was due")
+    return int(value)
 
 
 def _name(event: Event) -> str:

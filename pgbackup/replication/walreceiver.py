@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pgbackup.errors import ConnectionFailed, ProtocolViolation, ServerError, WalGap
-from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
-from pgbackup.replication.client import UNDEFINED_FILE, expect_event, text
+from pgbackup.pg.lsn import Lsn, WalPosition
+from pgbackup.replication.client import UNDEFINED_FILE, expect_event, position
 from pgbackup.replication.transport import (
     CommandComplete,
     CopyBegin,
     CopyDone,
     CopyEnd,
     CopyKind,
+    Event,
     Ready,
     ResultSet,
     Transport,
@@ -168,12 +169,13 @@ class WalStream:
         event = expect_event(self._transport)
         if isinstance(event, CommandComplete | Ready):
             raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
-        if not isinstance(event, ResultSet) or not event.rows:
-            raise ProtocolViolation("the server ended a timeline without naming the next")
         return self._end_of_timeline(event)
 
-    def _end_of_timeline(self, result: ResultSet) -> WalPosition:
-        timeline, lsn = result.rows[0][:2]
+    def _end_of_timeline(self, event: Event) -> WalPosition:
+        if not isinstance(event, ResultSet) or not event.rows or len(event.columns) < 2:
+            raise ProtocolViolation("the server ended a timeline without naming the next")
+        timeline, lsn = event.rows[0][:2]
+        following = position(lsn, timeline)
         while not isinstance(expect_event(self._transport), Ready):
             pass
-        return WalPosition(Timeline(int(text(timeline))), Lsn.parse(text(lsn)))
+        return following
