@@ -18,7 +18,7 @@ RECORD = "backup.json"
 
 COMPRESSED_SUFFIX = ".zst"
 
-_LABEL = re.compile(r"\d{8}T\d{6}[FI]", re.ASCII)
+_LABEL = re.compile(r"(?!9999)\d{8}T\d{6}[FI]", re.ASCII)  # datetime ends with 9999
 _LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
 _SYSTEM = re.compile(r"[1-9]\d{0,19}", re.ASCII)
 _ARCHIVE = re.compile(r"(base|\d+)\.tar(\.zst)?", re.ASCII)
