@@ -101,12 +101,11 @@ class NewFileWriter(SegmentWriter):
 
     def __init__(self, file: StoredWal, size: int, level: int | None) -> None:
         super().__init__(file, size)
-        self._is_compressed = level is not None
+        self._own = file.object_name(compressed=level is not None)
+        self._other = file.object_name(compressed=level is None)
         self._compressor = None if level is None else _compressor(level, size)
         self._digest = hashlib.sha256()
-        self._writer: ObjectWriter = file.storage.writer(
-            file.object_name(compressed=self._is_compressed)
-        )
+        self._writer: ObjectWriter = file.storage.writer(self._own)
 
     def abort(self) -> None:
         self._writer.abort()
@@ -118,22 +117,33 @@ class NewFileWriter(SegmentWriter):
     def _finish(self) -> None:
         if self._compressor is not None:
             self._writer.write(self._compressor.flush())
+        if self._file.storage.exists(self._other):
+            self._expect_same(self._other)
+            return
         try:
             self._writer.commit()
         except Conflict:
-            self._expect_same(compressed=self._is_compressed)
+            self._expect_same(self._own)
             return
-        if self._file.storage.exists(self._file.object_name(compressed=not self._is_compressed)):
-            self._expect_same(compressed=not self._is_compressed)
+        if self._file.storage.exists(self._other):
+            self._settle()
 
-    def _expect_same(self, *, compressed: bool) -> None:
-        """Compare with one form of what somebody else stored meanwhile."""
+    def _settle(self) -> None:
+        """Withdraw if somebody stored other content in the other form at the same moment."""
+        try:
+            self._expect_same(self._other)
+        except Conflict:
+            self._file.storage.delete(self._own)
+            raise
+
+    def _expect_same(self, stored: str) -> None:
+        """Compare with what somebody else stored meanwhile."""
         digest = hashlib.sha256()
-        for chunk in self._file.form_chunks(compressed=compressed):
+        for chunk in self._file.object_chunks(stored):
             digest.update(chunk)
         if digest.digest() != self._digest.digest():
             raise self._conflict("Archive the new one again to have it kept aside.")
-        self._file.storage.sync(self._file.object_name(compressed=compressed))
+        self._file.storage.sync(stored)
 
 
 class ComparingWriter(SegmentWriter):

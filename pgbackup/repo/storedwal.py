@@ -43,7 +43,7 @@ class StoredWal:
         """
         stored = self._find_existing()
         done = 0
-        for chunk in self._object_chunks(stored):
+        for chunk in self.object_chunks(stored):
             done += len(chunk)
             if size is not None and done > size:
                 break
@@ -53,10 +53,6 @@ class StoredWal:
                 f'could not read WAL file "{self.name}": it is not of {size} bytes',
                 detail=f'The object is "{self.storage.locate(stored)}".',
             )
-
-    def form_chunks(self, *, compressed: bool) -> Iterator[bytes]:
-        """Yield the content of one form. Raises: as chunks."""
-        return self._object_chunks(self.object_name(compressed=compressed))
 
     def sync(self) -> None:
         """Make the file durable that somebody else archived. Raises: NotFound, StorageError."""
@@ -73,7 +69,8 @@ class StoredWal:
             raise NotFound(f'could not find WAL file "{self.name}": it is not in the archive')
         return stored
 
-    def _object_chunks(self, stored: str) -> Iterator[bytes]:
+    def object_chunks(self, stored: str) -> Iterator[bytes]:
+        """Yield the content of one form. Raises: as chunks."""
         with self.storage.reader(stored) as reader:
             if stored.endswith(layout.COMPRESSED_SUFFIX):
                 from pgbackup.repo.decompress import plain_chunks  # noqa: PLC0415 - loads zstd
