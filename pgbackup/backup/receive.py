@@ -21,6 +21,7 @@ from pgbackup.replication.client import (
     expect_end,
     expect_event,
     expect_result,
+    number,
     position,
     text,
 )
@@ -90,9 +91,9 @@ def _begin(transport: Transport) -> BackupState:
 
 def _tablespace(oid: bytes | None, location: bytes | None, size: bytes | None) -> Tablespace:
     return Tablespace(
-        None if oid is None else int(oid),
+        None if oid is None else number(oid),
         "" if location is None else text(location),
-        None if size is None else int(size) * 1024,
+        None if size is None else number(size) * 1024,
     )
 
 
@@ -105,7 +106,7 @@ def _receive_typed_copy(transport: Transport, sink: Sink) -> None:
     while not isinstance(message := receive(None), CopyDone):
         if not isinstance(message, memoryview):
             raise ProtocolViolation("the server interrupted its base backup")
-        kind = message[0]
+        kind = message[0] if len(message) else 0
         if kind == copydata.CONTENTS:
             if filler is None:
                 raise ProtocolViolation("the server sent archive bytes before naming an archive")
@@ -195,18 +196,15 @@ class _Filler:
         self._fill = 0
 
     def add(self, data: memoryview) -> None:
-        end = self._fill + len(data)
-        room = len(self._buffer)
-        if end < room:
-            self._buffer[self._fill : end] = data
-            self._fill = end
-            return
-        split = room - self._fill
-        self._buffer[self._fill :] = data[:split]
-        self._fill = room
-        self.flush()
-        if end > room:
-            self.add(data[split:])
+        while (end := self._fill + len(data)) >= len(self._buffer):
+            split = len(self._buffer) - self._fill
+            self._buffer[self._fill :] = data[:split]
+            self._fill += split
+            self.flush()
+            if not (data := data[split:]):
+                return
+        self._buffer[self._fill : end] = data
+        self._fill = end
 
     def flush(self) -> None:
         if self._fill:
