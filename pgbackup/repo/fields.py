@@ -7,12 +7,14 @@ CorruptData with its path, never a KeyError or a TypeError.
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Lsn, Timeline, is_valid_segment_size
 from pgbackup.storage.names import is_component
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _MAX_NUMBER = 1 << 63
 _CRC32C = re.compile(r"[0-9a-f]{8}", re.ASCII)
@@ -91,8 +93,10 @@ class Fields:
         except CorruptData:
             self._fail(key, "a timeline")
 
-    def time(self, key: str) -> datetime:
+    def time(self, key: str) -> "datetime":
         """A time in UTC."""
+        from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - the WAL hooks read none
+
         try:
             time = datetime.fromisoformat(self.text(key))
         except ValueError:

@@ -8,9 +8,12 @@ pgbackup.json                        the format, and the repository's identity
 """
 
 import re
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pgbackup.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 FORMAT = "pgbackup.json"
 MANIFEST = "backup_manifest"
@@ -126,7 +129,7 @@ def check_label(label: str) -> str:
     return label
 
 
-def format_label(kind: str, time: datetime) -> str:
+def format_label(kind: str, time: "datetime") -> str:
     """The label for a backup begun at a time.
 
     kind: "full" or "incremental", or the letter that stands for it.
@@ -135,6 +138,8 @@ def format_label(kind: str, time: datetime) -> str:
     return check_label(f"{time.strftime(_LABEL_TIME)}{kind[:1].upper()}")
 
 
-def label_time(label: str) -> datetime:
+def label_time(label: str) -> "datetime":
     """The time in a label: naive, meaning UTC. Raises: ValueError."""
+    from datetime import datetime  # noqa: PLC0415 - the WAL hooks have no labels
+
     return datetime.strptime(label[:-1], _LABEL_TIME)  # noqa: DTZ007 - compared with its like

@@ -8,8 +8,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgbackup.errors import Conflict, CorruptData, NotFound, Refused, UsageError, WrongSystem
 from pgbackup.repo import layout
@@ -25,8 +24,7 @@ REPOSITORY_FORMAT = 1
 _LIMIT = 1 << 20  # bytes of the two small documents here
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterFacts:
+class ClusterFacts(NamedTuple):
     """What never changes for a system identifier.
 
     major:            of the server, 15.

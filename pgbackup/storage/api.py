@@ -9,17 +9,15 @@ Retrying, throttling and the like are decorators around a driver; no driver does
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from pgbackup.errors import CorruptData, NotFound
 
 Bytes = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """What a driver can do, declared so that nobody has to ask for its class.
 
     create_is_atomic: of several writers of one name exactly one wins, also across hosts.
@@ -32,8 +30,7 @@ class Features:
     local_path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStat:
+class ObjectStat(NamedTuple):
     """What a listing knows about an object.
 
     size:     bytes.
