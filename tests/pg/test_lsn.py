@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -161,12 +162,13 @@ def test_segment_size_may_be_a_power_of_two_from_1_mib_to_1_gib(size: int) -> No
 )
 def test_segment_of_another_size_is_refused(size: int) -> None:
     assert not is_valid_segment_size(size)
-    for make in (
+    makers: list[Callable[[], Segment]] = [
         lambda: Segment(FIRST, 1, size),
         lambda: Segment.containing(FIRST, Lsn(5), size),
         lambda: Segment.ending_at(FIRST, Lsn(5), size),
         lambda: Segment.parse("000000010000000000000001", size),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(CorruptData, match="segment size"):
             make()
 

@@ -5,6 +5,7 @@ import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_random_headers_are_read_alike_by_pythons_own_tarfile() -> None:
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
-def test_headers_of_other_writers_are_read(tar_format: int) -> None:
+def test_headers_of_other_writers_are_read(tar_format: Literal[0, 1]) -> None:
     info = tarfile.TarInfo("base/1/112")
     info.size, info.mode, info.uid, info.mtime = 8192, 0o640, 1000, 1795373000
     header = parsed(info.tobuf(tar_format))
