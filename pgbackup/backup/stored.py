@@ -1,0 +1,212 @@
+"""A base backup out of a repository: its objects, and its archives frame by frame.
+
+Made from a record; opens nothing until it is asked. Every piece it hands out has been proven to
+be whole: stored length, end of frame, plain length, content checksum; other objects are compared
+with the record.
+
+Never looks at members, and never writes.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cached_property
+
+import zstandard
+from crc32c import crc32c
+
+from pgbackup.errors import CorruptData
+from pgbackup.pg.manifest import Manifest
+from pgbackup.repo import layout
+from pgbackup.repo.catalog import ArchiveRecord, BackupRecord, ObjectRecord
+from pgbackup.storage.api import Storage
+from pgbackup.stream.index import IndexEntry, decode_index
+from pgbackup.stream.seekable import FOOTER_SIZE, Frame, decode_seek_table, seek_table_size
+
+PIECE_SIZE = 4 << 20
+"""Bytes in which a plain archive is read; the size of a frame of a compressed one."""
+
+MAX_FRAME_SIZE = 64 << 20
+"""Bytes, stored or plain. We write 4 MiB; a table that says more could only eat memory."""
+
+
+class StoredArchive:
+    """One archive and its index, as the record describes them."""
+
+    def __init__(self, storage: Storage, folder: str, record: ArchiveRecord) -> None:
+        self.record = record
+        self.object_name = folder + record.name
+        self._storage = storage
+        self.located = storage.locate(self.object_name)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether this is zstd; else it is plain tar."""
+        return self.record.name.endswith(layout.COMPRESSED_SUFFIX)
+
+    @property
+    def index_name(self) -> str:
+        """Name of the object, within the backup's folder, that holds the index."""
+        return layout.index_name(self.record.name)
+
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """All frames; of a plain archive, pieces whose checksum is not known.
+
+        Raises: CorruptData unless they make up the whole object and the recorded plain size.
+        """
+        size = self._storage.stat(self.object_name).size
+        if size != self.record.stored_size:
+            raise CorruptData(
+                f'could not read archive "{self.located}": it has {size} bytes instead of'
+                f" {self.record.stored_size}"
+            )
+        frames = self._seek_table(size) if self.is_compressed else _pieces(size)
+        plain_size = frames[-1].offset + frames[-1].size if frames else 0
+        if plain_size != self.record.size:
+            raise CorruptData(
+                f'could not read archive "{self.located}": it holds {plain_size} bytes instead of'
+                f" {self.record.size}"
+            )
+        if any(max(frame.size, frame.stored_size) > MAX_FRAME_SIZE for frame in frames):
+            raise CorruptData(f'could not read archive "{self.located}": a frame is too large')
+        return frames
+
+    def frames_between(self, start: int, end: int) -> tuple[Frame, ...]:
+        """The frames that hold bytes [start, end) of the plain archive."""
+        first = bisect_right(self.frames, start, key=lambda frame: frame.offset) - 1
+        last = bisect_right(self.frames, end - 1, key=lambda frame: frame.offset)
+        return self.frames[max(first, 0) : last]
+
+    def seek_table(self) -> bytes:
+        """The stored bytes behind the last frame; none in a plain archive."""
+        end = sum(frame.stored_size for frame in self.frames)
+        with self._storage.reader(self.object_name, end) as reader:
+            return reader.read()
+
+    def read_stored(self, frame: Frame, memory: bytearray) -> memoryview:
+        """Read a frame as it is stored, into memory that is made longer where needed."""
+        if len(memory) < frame.stored_size:
+            memory.extend(bytes(frame.stored_size - len(memory)))
+        view = memoryview(memory)[: frame.stored_size]
+        with self._storage.reader(self.object_name, frame.stored_offset, len(view)) as reader:
+            reader.readinto(view)
+        return view
+
+    def _seek_table(self, size: int) -> tuple[Frame, ...]:
+        footer = self._read_end(size, FOOTER_SIZE)
+        table_size = seek_table_size(footer, self.located)
+        if table_size > size:
+            raise CorruptData(
+                f'could not read archive "{self.located}": it is too short for its seek table'
+            )
+        return decode_seek_table(self._read_end(size, table_size), size, self.located)
+
+    def _read_end(self, size: int, length: int) -> bytes:
+        with self._storage.reader(self.object_name, max(size - length, 0)) as reader:
+            return reader.read()
+
+
+class FrameReader:
+    """Reads frames of one archive on one thread.
+
+    observe: called with each frame and its stored bytes before they are decoded.
+
+    Always: holds one stored and one plain frame.
+    """
+
+    def __init__(
+        self,
+        archive: StoredArchive,
+        observe: Callable[[Frame, memoryview], object] | None = None,
+    ) -> None:
+        self._archive = archive
+        self._observe = observe
+        self._memory = bytearray()
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def read(self, frame: Frame) -> memoryview:
+        """The plain bytes of a frame, valid until the next call.
+
+        Raises: CorruptData, StorageError.
+        """
+        stored = self._archive.read_stored(frame, self._memory)
+        if self._observe is not None:
+            self._observe(frame, stored)
+        if not self._archive.is_compressed:
+            return stored
+        return memoryview(self._decode(frame, stored))
+
+    def _decode(self, frame: Frame, stored: memoryview) -> bytes:
+        try:
+            parameters = zstandard.get_frame_parameters(stored)
+            # The size that the frame gives is what zstd allocates, whatever the limit.
+            if parameters.content_size != frame.size or not parameters.has_checksum:
+                raise self._damaged(frame, "it is not the frame of the seek table")
+            if int.from_bytes(stored[-4:], "little") != frame.checksum:
+                raise self._damaged(frame, "its checksum is not that of the seek table")
+            plain = self._decompressor.decompress(
+                stored, max_output_size=frame.size, allow_extra_data=False
+            )
+        except zstandard.ZstdError as error:
+            raise self._damaged(frame, str(error)) from error
+        if len(plain) != frame.size:
+            raise self._damaged(frame, f"it gave {len(plain)} bytes instead of {frame.size}")
+        return plain
+
+    def _damaged(self, frame: Frame, reason: str) -> CorruptData:
+        return CorruptData(
+            f'could not decode archive "{self._archive.located}": {reason}',
+            detail=f"The frame stands at byte {frame.stored_offset} of the object.",
+        )
+
+
+class StoredBackup:
+    """A backup as its record describes it."""
+
+    def __init__(self, storage: Storage, record: BackupRecord) -> None:
+        self.storage = storage
+        self.record = record
+        self.folder = layout.backup_folder(record.system_identifier, record.label)
+        self.archives = tuple(
+            StoredArchive(storage, self.folder, archive) for archive in record.archives
+        )
+
+    def manifest(self) -> Manifest:
+        """The manifest, whose own checksum was found right. Raises: CorruptData."""
+        return Manifest.parse(self.read(layout.MANIFEST))
+
+    def index(self, archive: StoredArchive) -> list[IndexEntry]:
+        """The members of an archive. Raises: CorruptData."""
+        return decode_index(
+            self.read(archive.index_name), self.storage.locate(self.folder + archive.index_name)
+        )
+
+    def read(self, name: str) -> bytes:
+        """A whole object of the backup other than an archive, compared with the record.
+
+        Raises: CorruptData.
+        """
+        located = self.storage.locate(self.folder + name)
+        record = self._object(name, located)
+        data = self.storage.read(self.folder + name, limit=record.size)
+        if len(data) != record.size:
+            raise CorruptData(
+                f'could not read object "{located}": it has {len(data)} bytes instead of'
+                f" {record.size}"
+            )
+        if f"{crc32c(data):08x}" != record.crc32c:
+            raise CorruptData(f'could not read object "{located}": its checksum is wrong')
+        return data
+
+    def _object(self, name: str, located: str) -> ObjectRecord:
+        for record in self.record.objects:
+            if record.name == name:
+                return record
+        raise CorruptData(f'could not read object "{located}": the record does not know it')
+
+
+def _pieces(size: int) -> tuple[Frame, ...]:
+    return tuple(
+        Frame(offset, min(PIECE_SIZE, size - offset), offset, min(PIECE_SIZE, size - offset), 0)
+        for offset in range(0, size, PIECE_SIZE)
+    )
