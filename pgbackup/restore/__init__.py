@@ -1,0 +1,1 @@
+"""From a stored backup to a data directory that a server starts from."""

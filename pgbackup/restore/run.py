@@ -1,0 +1,190 @@
+"""A restore from beginning to end.
+
+First everything is read and checked that can be without writing: manifest, indexes, names, WAL in
+the archive. Then directories and links are made, files written side by side on a few threads, all
+is synced, and the control file gets its name: from then on, and not before, a server starts. An
+error or an interrupt before that removes what was made.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from pgbackup.backup.crew import Crew, Task
+from pgbackup.backup.members import (
+    TABLESPACES,
+    is_in_place,
+    member_problems,
+    plain_name,
+    tablespace_path,
+)
+from pgbackup.backup.stored import FrameReader, StoredArchive, StoredBackup
+from pgbackup.backup.stretches import Stretch, cut, walk
+from pgbackup.errors import CorruptData, WalGap, WrongSystem
+from pgbackup.pg.manifest import Manifest, ManifestFile
+from pgbackup.pg.tar import DIRECTORY
+from pgbackup.repo import layout
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.restore.extract import LEFT_OUT, Extractor, Rules, Site
+from pgbackup.restore.newfile import target_errors
+from pgbackup.restore.plan import RestorePlan
+from pgbackup.restore.recovery import PgWal, put_file, write_settings
+from pgbackup.restore.target import Targets, targets
+from pgbackup.restore.tree import Tree
+from pgbackup.storage.durable import FileSystem, syncfs_reports_errors
+from pgbackup.stream.index import IndexEntry
+from pgbackup.stream.progress import Meter
+
+STANDBY_SIGNAL = "standby.signal"
+
+Indexes = Sequence[tuple[StoredArchive, Sequence[IndexEntry]]]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOutcome:
+    """What was restored.
+
+    size:    bytes, WAL included.
+    seconds: how long it took, the final sync included.
+    """
+
+    files: int
+    size: int
+    wal_files: int
+    seconds: float
+
+
+def run_restore(
+    plan: RestorePlan,
+    cluster: ClusterRepository,
+    *,
+    jobs: int,
+    meter: Meter,
+    filesystem: FileSystem | None = None,
+) -> RestoreOutcome:
+    """Carry a plan out.
+
+    jobs:       threads.
+    filesystem: another one for tests.
+
+    Raises: Refused, Locked, CorruptData, WalGap, StorageError, PgbackupError.
+    """
+    started = time.monotonic()
+    backup = StoredBackup(cluster.storage, plan.record)
+    manifest_data = backup.read(layout.MANIFEST)
+    manifest = Manifest.parse(manifest_data)
+    indexes = _checked_indexes(backup, manifest)
+    _check_wal(plan, cluster)
+    meter.begin(plan.size)
+    with targets(plan, filesystem or FileSystem()) as opened:
+        restore = _Restore(plan, opened, manifest.files, filesystem or FileSystem())
+        restore.make_directories(indexes)
+        crew = Crew(jobs, meter)
+        wal = PgWal(restore.data_site, restore.rules, cluster.archive, backup, crew.advance)
+        wal.make_directories()
+        stretches = cut(indexes, jobs)
+        crew.run([*restore.file_tasks(stretches, crew), *_wal_tasks(plan, wal)])
+        put_file(restore.data_site, restore.rules, layout.MANIFEST, manifest_data)
+        write_settings(restore.data_site, restore.rules, plan)
+        opened.finish()
+    seconds = time.monotonic() - started
+    return RestoreOutcome(len(manifest.files), plan.size, len(plan.wal_files), seconds)
+
+
+class _Restore:
+    """The parts of a restore that know where things go."""
+
+    def __init__(
+        self,
+        plan: RestorePlan,
+        opened: Targets,
+        files: Mapping[str, ManifestFile],
+        filesystem: FileSystem,
+    ) -> None:
+        self._plan = plan
+        self._control = opened.control
+        self._files = files
+        left_out = LEFT_OUT - ({STANDBY_SIGNAL} if plan.keep_standby_signal else set())
+        self.rules = Rules(filesystem, plan.mode, not syncfs_reports_errors(), left_out)
+        self.data_site = Site(opened.data.fd, opened.data.path, None)
+        self._sites: dict[int | None, Site] = {None: self.data_site}
+        for each in plan.record.tablespaces:
+            if is_in_place(each):
+                prefix = tablespace_path(each.oid) + "/"
+                site = Site(opened.data.fd, opened.data.path, each.oid, prefix)
+            else:
+                target = opened.tablespaces[each.oid]
+                site = Site(target.fd, target.path, each.oid)
+            self._sites[each.oid] = site
+
+    def make_directories(self, indexes: Indexes) -> None:
+        """Make every directory, parents first, and the links to the tablespaces."""
+        mode = self._plan.mode
+        with (
+            Tree(self.data_site.root) as tree,
+            target_errors("create directory in", self.data_site.name),
+        ):
+            tree.make_missing(TABLESPACES, mode)
+            for each in self._plan.tablespaces:
+                if each.directory is None:
+                    tree.make_missing(tablespace_path(each.oid), mode)
+                else:
+                    tree.link(tablespace_path(each.oid), each.directory)
+        for archive, entries in indexes:
+            site = self._sites[archive.record.tablespace]
+            with Tree(site.root) as tree, target_errors("create directory in", site.name):
+                for entry in entries:
+                    if entry.type == DIRECTORY:
+                        tree.make_missing(site.prefix + plain_name(entry.name), mode)
+
+    def file_tasks(self, stretches: Sequence[Stretch], crew: Crew) -> list[Task]:
+        """One task for each stretch."""
+        return [partial(self._extract, stretch, crew) for stretch in stretches]
+
+    def _extract(self, stretch: Stretch, crew: Crew) -> None:
+        site = self._sites[stretch.archive.record.tablespace]
+        extractor = Extractor(site, self.rules, self._files, self._control)
+        try:
+            for length in walk(stretch, extractor, FrameReader(stretch.archive)):
+                crew.advance(length)
+        finally:
+            extractor.close()
+
+
+def _checked_indexes(backup: StoredBackup, manifest: Manifest) -> Indexes:
+    """The members of all archives, of which none may do harm. Raises: CorruptData, WrongSystem."""
+    identifier = manifest.system_identifier
+    if identifier not in (None, backup.record.system_identifier):
+        raise WrongSystem(
+            f'could not restore backup "{backup.record.label}": its manifest is of system'
+            f" {identifier}, its record of {backup.record.system_identifier}"
+        )
+    indexes = [(archive, backup.index(archive)) for archive in backup.archives]
+    members = [(archive.record, entries) for archive, entries in indexes]
+    for problem in member_problems(members, backup.record, manifest.files):
+        raise CorruptData(problem, hint=f"Type: pgbackup verify {backup.record.label}")
+    return indexes
+
+
+def _check_wal(plan: RestorePlan, cluster: ClusterRepository) -> None:
+    """Raises: WalGap."""
+    record = plan.record
+    missing = cluster.archive.missing(record.wal, record.wal_segment_size)
+    missing += [name for name in record.histories if cluster.archive.find(name) is None]
+    if missing:
+        raise WalGap(
+            f'could not restore backup "{record.label}": WAL file "{missing[0]}" is not in the'
+            " archive",
+            detail=f"{len(missing)} files are missing." if len(missing) > 1 else None,
+            hint='Run "pgbackup list" and restore another backup.',
+        )
+
+
+def _wal_tasks(plan: RestorePlan, wal: PgWal) -> list[Task]:
+    record = plan.record
+    tasks: list[Task] = [partial(wal.place_segment, segment) for segment in record.segments()]
+    tasks += [partial(wal.place_history, name) for name in record.histories]
+    if record.tail is not None:
+        tasks.append(partial(wal.place_tail, record.tail))
+    return tasks
