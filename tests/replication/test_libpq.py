@@ -14,7 +14,15 @@ from pgbackup.errors import AuthenticationFailed, ConnectionFailed, Refused, Ser
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.replication.client import identify_system, show
 from pgbackup.replication.libpq import LibpqTransport, build_conninfo, parse_conninfo
-from pgbackup.replication.transport import CopyBegin, CopyKind, Ready, ResultSet
+from pgbackup.replication.transport import (
+    CommandComplete,
+    CopyBegin,
+    CopyDone,
+    CopyEnd,
+    CopyKind,
+    Ready,
+    ResultSet,
+)
 from pgbackup.wire.grammar import Show, StartPhysicalReplication
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
@@ -58,9 +66,7 @@ def test_a_name_in_the_connection_string_wins(server: Cluster) -> None:
 
 
 def test_receive_gives_up_after_its_time(transport: LibpqTransport) -> None:
-    system = identify_system(transport)
-    transport.send(StartPhysicalReplication(Lsn(system.flushed.lsn), system.flushed.timeline))
-    assert transport.receive(None) is not None
+    start_streaming(transport)
     while (event := transport.receive(0.02)) is not None:
         assert isinstance(event, memoryview)
 
@@ -82,6 +88,34 @@ def test_after_an_error_the_connection_can_be_used(
             transport.receive(None)
         assert caught.value.sqlstate == sqlstate
     assert identify_system(transport).system_identifier == before.system_identifier
+
+
+def start_streaming(transport: LibpqTransport) -> None:
+    position = identify_system(transport).flushed
+    transport.send(StartPhysicalReplication(position.lsn, position.timeline))
+    assert transport.receive(None) == CopyBegin(CopyKind.BOTH)
+
+
+def test_a_stream_that_we_end_is_ended_by_the_server_too(transport: LibpqTransport) -> None:
+    start_streaming(transport)
+    transport.send(CopyEnd())
+    events = []
+    while (event := transport.receive(None)) != Ready():
+        if not isinstance(event, memoryview):
+            events.append(event)
+    assert events[0] == CopyDone()
+    assert {type(event) for event in events[1:]} == {CommandComplete}
+    assert show(transport, "wal_level") == "replica"
+
+
+def test_a_transport_left_inside_a_copy_can_be_connected_again(server: Cluster) -> None:
+    transport = LibpqTransport()
+    transport.connect(server.conninfo(), "")
+    start_streaming(transport)
+    transport.disconnect()
+    transport.connect(server.conninfo(), "")
+    assert show(transport, "wal_level") == "replica"
+    transport.disconnect()
 
 
 def test_an_error_inside_a_wal_stream_keeps_its_words(transport: LibpqTransport) -> None:
@@ -123,9 +157,7 @@ def receive_all(transport: LibpqTransport) -> None:
 def test_a_transport_can_be_connected_again_after_a_loss_inside_a_copy(server: Cluster) -> None:
     transport = LibpqTransport()
     transport.connect(server.conninfo(application_name="victim"), "")
-    position = identify_system(transport).flushed
-    transport.send(StartPhysicalReplication(position.lsn, position.timeline))
-    transport.receive(None)
+    start_streaming(transport)
     server.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'"
     )
@@ -135,6 +167,23 @@ def test_a_transport_can_be_connected_again_after_a_loss_inside_a_copy(server: C
     transport.connect(server.conninfo(), "")
     assert show(transport, "wal_level") == "replica"
     transport.disconnect()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_connections_leave_no_open_file_behind(server: Cluster, tmp_path: Path) -> None:
+    before = open_files()
+    for _ in range(30):
+        with pytest.raises(ConnectionFailed):
+            LibpqTransport().connect(f"host={tmp_path}", "")
+        with pytest.raises(ConnectionFailed):
+            LibpqTransport().connect(server.conninfo(user="not_there"), "")
+        transport = LibpqTransport()
+        transport.connect(server.conninfo(), "")
+        transport.disconnect()
+    assert open_files() <= before
 
 
 # -- connections that cannot be made -------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_the_server_learns_what_is_flushed(server: Cluster) -> None:
 def test_a_stream_can_be_stopped_while_nothing_comes(transport: LibpqTransport) -> None:
     start = segment_start(transport)
     wal = MemoryWal(start.lsn)
-    looks = iter(range(8))
+    looks = iter(range(3))
     WalStream(transport, wal, lambda: next(looks, None) is None).run(start)
     assert wal.flush_lsn == wal.write_lsn
 
@@ -281,7 +281,7 @@ def test_reports_are_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_silent_server_is_asked_once_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 100_000, 10))
+    clock = iter(range(0, 100_000, 5))
     monkeypatch.setattr(walreceiver, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(walreceiver, "STATUS_INTERVAL", 1e9)
     transport = TranscriptTransport([CopyBegin(CopyKind.BOTH), *[None] * 50])
