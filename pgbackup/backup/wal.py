@@ -1,0 +1,188 @@
+"""The WAL of a running backup, streamed into the archive by a second connection.
+
+Lives as long as its backup: a temporary slot is made before the backup starts, a thread streams
+from the backup's first segment on, and `end_backup` returns only when every segment up to the
+stop position is durable. A standby does not finish its segment at the end of a backup; then the
+part up to the stop position is kept beside the backup, never under a full segment's name.
+
+Source: pg_basebackup.c, StartLogStreamer (PostgreSQL 18).
+"""
+
+import secrets
+import threading
+import time
+from functools import partial
+
+from pgbackup.backup.archivedwal import ArchivedWal, PartialWal
+from pgbackup.errors import ProtocolViolation, WrongSystem
+from pgbackup.pg.history import TimelineHistory
+from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
+from pgbackup.replication import client
+from pgbackup.replication.transport import Transport
+from pgbackup.replication.walreceiver import WalStream
+from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import ObjectRecord
+from pgbackup.storage.api import Storage
+from pgbackup.stream.sink import BackupState, Sink
+
+TAIL_PATIENCE = 10.0
+"""Seconds to wait for the end of the last segment once the stop position has arrived."""
+
+TAIL_SILENCE = 1.0
+"""Seconds without new WAL after which the last segment is taken to stay unfinished."""
+
+
+class WalAlongside(Sink):
+    """A link that streams the backup's WAL while archives flow past it.
+
+    transport: connected, for this link alone; the caller disconnects it.
+    folder:    where the unfinished last segment of a standby is kept; ends in a slash.
+    """
+
+    def __init__(
+        self,
+        successor: Sink,
+        transport: Transport,
+        archive: WalArchive,
+        storage: Storage,
+        folder: str,
+        *,
+        system_identifier: int,
+        segment_size: int,
+        level: int | None,
+    ) -> None:
+        super().__init__(successor)
+        self._transport = transport
+        self._archive = archive
+        self._storage = storage
+        self._folder = folder
+        self._system_identifier = system_identifier
+        self._segment_size = segment_size
+        self._level = level
+        self._slot = f"pgbackup_{secrets.token_hex(6)}"
+        self._rule = _StopRule()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self.segments: list[Segment] = []
+        self.histories: list[str] = []
+        self.tail: ObjectRecord | None = None
+
+    def reserve(self) -> None:
+        """Hold the server's WAL from now on; call before the backup starts.
+
+        Raises: WrongSystem when a multi-host string led to another cluster than the backup's.
+        """
+        found = client.identify_system(self._transport).system_identifier
+        if found != self._system_identifier:
+            raise WrongSystem(
+                f"the second connection led to system {found},"
+                f" the first one to system {self._system_identifier}"
+            )
+        client.create_temporary_slot(self._transport, self._slot)
+
+    def begin_backup(self, state: BackupState) -> None:
+        self._thread = threading.Thread(
+            target=self._run, args=(state.start,), name="wal", daemon=True
+        )
+        self._thread.start()
+        self.successor.begin_backup(state)
+
+    def archive_contents(self, length: int) -> None:
+        if self._error is not None:
+            raise self._error
+        self.successor.archive_contents(length)
+
+    def end_backup(self, stop: WalPosition) -> None:
+        self._rule.stop = stop
+        assert self._thread is not None
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        self.successor.end_backup(stop)
+
+    def cleanup(self) -> None:
+        self._rule.is_cancelled = True
+        if self._thread is not None:
+            self._thread.join()
+        self.successor.cleanup()
+
+    def _run(self, start: WalPosition) -> None:
+        try:
+            self._stream(start)
+        except BaseException as error:  # noqa: BLE001 - raised in the owner
+            self._error = error
+
+    def _stream(self, start: WalPosition) -> None:
+        wal = ArchivedWal(
+            self._archive, start, self._segment_size, self._system_identifier, self._level
+        )
+        rule = self._rule
+        try:
+            position: WalPosition | None = start
+            while position is not None:
+                self._fetch_history(position.timeline)
+                begin = WalPosition(position.timeline, wal.segment.start)
+                stream = WalStream(self._transport, wal, partial(rule.is_met, wal), slot=self._slot)
+                position = stream.run(begin)
+                if position is not None:
+                    wal.switch_timeline(position)
+        finally:
+            wal.abort()
+            self.segments = wal.segments
+        if rule.stop is not None and not rule.is_cancelled and wal.flush_lsn < rule.stop.lsn:
+            self._stream_tail(wal.segment, rule.stop.lsn)
+
+    def _stream_tail(self, segment: Segment, stop: Lsn) -> None:
+        name = f"{self._folder}{segment.name}.partial"
+        tail = PartialWal(self._storage, name, segment, stop)
+        try:
+            stream = WalStream(
+                self._transport,
+                tail,
+                lambda: self._rule.is_cancelled or tail.write_lsn >= stop,
+                slot=self._slot,
+            )
+            stream.run(WalPosition(segment.timeline, segment.start))
+            if tail.write_lsn < stop:
+                raise ProtocolViolation(f"the server stopped sending WAL before {stop}")
+            self.tail = tail.commit()
+        finally:
+            tail.abort()
+
+    def _fetch_history(self, timeline: Timeline) -> None:
+        if timeline == 1:
+            return
+        content = client.timeline_history(self._transport, timeline)
+        if content is None:
+            raise ProtocolViolation(f"the server has lost the history of timeline {timeline}")
+        TimelineHistory.parse(timeline, content)
+        self._archive.put_history(timeline, content)
+        self.histories.append(timeline.history_name)
+
+
+class _StopRule:
+    """When the WAL stream of a backup has brought enough.
+
+    stop: set by the backup's thread once it knows the stop position.
+    """
+
+    def __init__(self) -> None:
+        self.stop: WalPosition | None = None
+        self.is_cancelled = False
+        self._reached_at: float | None = None
+        self._changed_at = 0.0
+        self._seen = Lsn(0)
+
+    def is_met(self, wal: ArchivedWal) -> bool:
+        if self.is_cancelled:
+            return True
+        if self.stop is None or wal.write_lsn < self.stop.lsn:
+            return False
+        if wal.flush_lsn >= self.stop.lsn:
+            return True
+        now = time.monotonic()
+        if wal.write_lsn != self._seen:
+            self._seen, self._changed_at = wal.write_lsn, now
+        if self._reached_at is None:
+            self._reached_at = now
+        return now - self._changed_at > TAIL_SILENCE or now - self._reached_at > TAIL_PATIENCE

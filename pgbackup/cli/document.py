@@ -1,0 +1,40 @@
+"""The JSON form of a backup: what programs read, and what we promise not to rename."""
+
+from typing import Any
+
+from pgbackup.repo.catalog import BackupRecord
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def backup_document(record: BackupRecord) -> dict[str, Any]:
+    """Fields in snake_case, positions as text, times ISO 8601 in UTC, sizes in bytes."""
+    return {
+        "label": record.label,
+        "kind": record.kind,
+        "comment": record.comment,
+        "system_identifier": str(record.system_identifier),
+        "server_version": record.server_version_text,
+        "server_version_num": record.server_version,
+        "timeline": int(record.timeline),
+        "start_lsn": str(record.start_lsn),
+        "start_time": record.start_time.strftime(TIME_FORMAT),
+        "stop_timeline": int(record.stop_timeline),
+        "stop_lsn": str(record.stop_lsn),
+        "stop_time": record.stop_time.strftime(TIME_FORMAT),
+        "duration_seconds": record.duration_seconds,
+        "size": record.size,
+        "stored_size": record.stored_size,
+        "compression": record.compression,
+        "checksum_algorithm": record.checksum_algorithm,
+        "wal_segment_size": record.wal_segment_size,
+        "wal": [
+            {"timeline": int(w.timeline), "first": w.first, "last": w.last} for w in record.wal
+        ],
+        "tablespaces": [
+            {"oid": tablespace.oid, "location": tablespace.location, "archive": tablespace.archive}
+            for tablespace in record.tablespaces
+        ],
+        "page_checksum_failures": record.checksum_failures.is_damaged,
+        "warnings": list(record.checksum_failures.warnings),
+    }

@@ -1,0 +1,113 @@
+"""Options that several verbs share: the same letters with the same meaning everywhere."""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgbackup.errors import AuthenticationFailed, UsageError
+from pgbackup.replication.libpq import LibpqTransport, build_conninfo, parse_conninfo
+from pgbackup.repo.repository import Repository
+from pgbackup.storage.registry import open_storage
+
+APPLICATION_NAME = "pgbackup"
+
+Host = Annotated[
+    str | None, typer.Option("--host", "-h", help="Server host or socket directory (PGHOST).")
+]
+Port = Annotated[str | None, typer.Option("--port", "-p", help="Server port (PGPORT).")]
+User = Annotated[str | None, typer.Option("--username", "-U", help="User name (PGUSER).")]
+Dbname = Annotated[
+    str | None, typer.Option("--dbname", "-d", help="Connection string or URI of libpq.")
+]
+NoPassword = Annotated[bool, typer.Option("--no-password", "-w", help="Never ask for a password.")]
+AskPassword = Annotated[
+    bool, typer.Option("--password", "-W", help="Ask for a password before connecting.")
+]
+Repo = Annotated[
+    str,
+    typer.Option("--repo", "-B", envvar="PGBACKUP_REPO", help="Repository: a path or URL."),
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", help="System identifier, where a repository holds several."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
+ProgressWanted = Annotated[
+    bool, typer.Option("--progress", "-P", help="Show progress even without a terminal.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages but errors.")]
+
+DEFAULT_REPO = "./pgbackup-repo"
+
+
+def open_repository(repo: str) -> Repository:
+    """The repository of -B, which must exist."""
+    return Repository.open(open_storage(repo), create=False)
+
+
+def parse_system(system: str | None) -> int | None:
+    """The number of --system. Raises: UsageError."""
+    if system is None:
+        return None
+    if not system.isdecimal():
+        raise UsageError(f'"{system}" is not a system identifier: it has to be a number')
+    return int(system)
+
+
+def wants_progress(progress: bool, quiet: bool) -> bool | None:
+    """What a ProgressBar needs to know."""
+    if quiet:
+        return False
+    return True if progress else None
+
+
+class Connector:
+    """Opens connections from the options of the command line; asks for a password once."""
+
+    def __init__(
+        self,
+        host: str | None,
+        port: str | None,
+        user: str | None,
+        dbname: str | None,
+        *,
+        never_ask: bool,
+        ask: bool,
+    ) -> None:
+        if never_ask and ask:
+            raise UsageError("-w (never ask) and -W (ask) exclude each other")
+        is_string = dbname is not None and ("=" in dbname or "://" in dbname)
+        self._settings = parse_conninfo(dbname or "") if is_string else {}
+        if dbname is not None and not is_string:
+            self._settings["dbname"] = dbname
+        given = {"host": host, "port": port, "user": user}
+        self._settings |= {name: value for name, value in given.items() if value is not None}
+        self._may_ask = not never_ask and sys.stdin.isatty()
+        if ask:
+            self._ask()
+
+    def connect(self) -> LibpqTransport:
+        """Open a replication connection. Raises: ConnectionFailed, AuthenticationFailed."""
+        try:
+            return self._connect()
+        except AuthenticationFailed as error:
+            if "no password supplied" not in error.message or not self._may_ask:
+                raise
+        self._ask()
+        return self._connect()
+
+    def _connect(self) -> LibpqTransport:
+        transport = LibpqTransport()
+        transport.connect(build_conninfo(self._settings), APPLICATION_NAME)
+        return transport
+
+    def _ask(self) -> None:
+        self._settings["password"] = getpass.getpass("Password: ", sys.stderr)
+
+
+def absolute(path: str) -> Path:
+    """A path of the command line, made absolute without following links."""
+    return Path.cwd() / path

@@ -1,0 +1,111 @@
+"""How answers look: tables and JSON on standard output, messages and progress on standard error."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from tqdm import tqdm
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def say(text: str) -> None:
+    """A message for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def say_error(message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+    """An error, in PostgreSQL's layout."""
+    say(f"pgbackup: error: {message}")
+    if detail:
+        say(f"DETAIL: {detail}")
+    if hint:
+        say(f"HINT: {hint}")
+
+
+def say_warning(message: str) -> None:
+    """Something to look at, that did not stop the command."""
+    say(f"pgbackup: warning: {message}")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document, the whole answer."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns under headings; numbers are the caller's business."""
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """One fact a line, names aligned."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        print(f"{name.ljust(width)}  {value}")
+
+
+def format_size(size: int) -> str:
+    """Bytes in the largest unit that leaves a number of at least 1; units of 1024 as PostgreSQL."""
+    value = float(size)
+    unit = _UNITS[0]
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def format_time(moment: datetime) -> str:
+    """A time in UTC, as PostgreSQL writes it."""
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+class ProgressBar:
+    """A Meter that draws a bar on standard error.
+
+    wanted: True draws always, None only on a terminal, False never.
+    """
+
+    def __init__(self, title: str, wanted: bool | None) -> None:
+        self._title = title
+        self._disable = {True: False, None: None, False: True}[wanted]
+        self._bar: tqdm[Any] | None = None
+
+    def begin(self, total: int | None) -> None:
+        self._bar = tqdm(
+            desc=self._title,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=self._disable,
+            file=sys.stderr,
+            mininterval=0.2,
+        )
+
+    def advance(self, length: int) -> None:
+        if self._bar is not None:
+            self._bar.update(length)
+
+    def close(self) -> None:
+        """Leave the finished bar on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def progress_bar(title: str, wanted: bool | None) -> Iterator[ProgressBar]:
+    """A bar for the length of the block."""
+    bar = ProgressBar(title, wanted)
+    try:
+        yield bar
+    finally:
+        bar.close()
