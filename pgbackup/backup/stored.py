@@ -111,6 +111,8 @@ class FrameReader:
 
     observe: called with each frame and its stored bytes before they are decoded.
 
+    damaged: the frame that `read` has raised CorruptData for, or None.
+
     Always: holds one stored and one plain frame.
     """
 
@@ -123,6 +125,7 @@ class FrameReader:
         self._observe = observe
         self._memory = bytearray()
         self._decompressor = zstandard.ZstdDecompressor()
+        self.damaged: Frame | None = None
 
     def read(self, frame: Frame) -> memoryview:
         """The plain bytes of a frame, valid until the next call.
@@ -154,9 +157,10 @@ class FrameReader:
         return plain
 
     def _damaged(self, frame: Frame, reason: str) -> CorruptData:
+        self.damaged = frame
         return CorruptData(
-            f'could not decode archive "{self._archive.located}": {reason}',
-            detail=f"The frame stands at byte {frame.stored_offset} of the object.",
+            f'could not decode archive "{self._archive.located}": frame at byte'
+            f" {frame.stored_offset}: {reason}"
         )
 
 
