@@ -11,6 +11,7 @@ the sink's buffer.
 Source: pg_basebackup.c, BaseBackup and ReceiveArchiveStream (PostgreSQL 18).
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,10 +68,11 @@ def receive_backup(transport: Transport, command: BaseBackup, sink: Sink) -> Bac
     except ServerError as error:
         raise _with_hint(error) from error
     sink.begin_backup(state)
+    has_manifest = command.manifest_checksums is not None
     if transport.server_major >= PARENTHESES_SINCE:
-        _receive_typed_copy(transport, sink)
+        _TypedCopy(state, sink, has_manifest).receive(transport)
     else:
-        _receive_plain_copies(transport, state, sink, command.manifest_checksums is not None)
+        _receive_plain_copies(transport, state, sink, has_manifest)
     end = expect_result(transport, 2)
     stop = position(end.rows[0][0], end.rows[0][1])
     is_damaged = _receive_verdict(transport)
@@ -95,43 +97,6 @@ def _tablespace(oid: bytes | None, location: bytes | None, size: bytes | None) -
         "" if location is None else text(location),
         None if size is None else number(size) * 1024,
     )
-
-
-def _receive_typed_copy(transport: Transport, sink: Sink) -> None:
-    """The form of 15 and up. Source: basebackup_copy.c (PostgreSQL 18)."""
-    _expect_copy(transport)
-    filler: _Filler | None = None
-    end: Callable[[], None] | None = None
-    receive = transport.receive
-    while not isinstance(message := receive(None), CopyDone):
-        if not isinstance(message, memoryview):
-            raise ProtocolViolation("the server interrupted its base backup")
-        kind = message[0] if len(message) else 0
-        if kind == copydata.CONTENTS:
-            if filler is None:
-                raise ProtocolViolation("the server sent archive bytes before naming an archive")
-            filler.add(message[1:])
-        elif kind == copydata.PROGRESS:
-            copydata.check_length(message, copydata.PROGRESS_LENGTH)
-        else:
-            if filler is not None and end is not None:
-                filler.flush()
-                end()
-            if kind == copydata.NEW_ARCHIVE and end != sink.end_manifest:
-                sink.begin_archive(copydata.parse_new_archive(message).name)
-                filler, end = _Filler(sink, sink.archive_contents), sink.end_archive
-            elif kind == copydata.MANIFEST and end == sink.end_archive:
-                copydata.check_length(message, 1)
-                sink.begin_manifest()
-                filler, end = _Filler(sink, sink.manifest_contents), sink.end_manifest
-            else:
-                raise ProtocolViolation(
-                    f"the server sent an unknown or misplaced base backup message {kind}"
-                )
-    if filler is None or end is None:
-        raise ProtocolViolation("the server sent no archive")
-    filler.flush()
-    end()
 
 
 def _receive_plain_copies(
@@ -182,6 +147,73 @@ def _with_hint(error: ServerError) -> ServerError:
         detail=error.detail,
         hint=_HINTS.get(error.sqlstate, error.hint),
     )
+
+
+class _TypedCopy:
+    """The single COPY of 15 and up: archives in the order of the tablespaces, then the manifest.
+
+    Source: basebackup_copy.c (PostgreSQL 18).
+    """
+
+    def __init__(self, state: BackupState, sink: Sink, has_manifest: bool) -> None:
+        self._sink = sink
+        self._due: deque[str | None] = deque(t.archive_name for t in state.tablespaces)
+        if has_manifest:
+            self._due.append(None)
+        self._filler: _Filler | None = None
+        self._end: Callable[[], None] = lambda: None
+
+    def receive(self, transport: Transport) -> None:
+        """Read to the end of the COPY. Raises: ProtocolViolation."""
+        _expect_copy(transport)
+        while not isinstance(message := transport.receive(None), CopyDone):
+            if not isinstance(message, memoryview):
+                raise ProtocolViolation("the server interrupted its base backup")
+            if len(message) and message[0] == copydata.CONTENTS:
+                if self._filler is None:
+                    raise ProtocolViolation("the server sent bytes before naming an archive")
+                self._filler.add(message[1:])
+            else:
+                self._control(message)
+        if self._due:
+            due = self._due[0] or "backup_manifest"
+            raise ProtocolViolation(f'the server ended its base backup before "{due}"')
+        self._end_part()
+
+    def _control(self, message: memoryview) -> None:
+        kind = message[0] if len(message) else 0
+        if kind == copydata.PROGRESS:
+            copydata.check_length(message, copydata.PROGRESS_LENGTH)
+        elif kind == copydata.NEW_ARCHIVE:
+            self._begin_archive(copydata.parse_new_archive(message).name)
+        elif kind == copydata.MANIFEST:
+            copydata.check_length(message, 1)
+            self._take_due(None)
+            self._sink.begin_manifest()
+            self._filler = _Filler(self._sink, self._sink.manifest_contents)
+            self._end = self._sink.end_manifest
+        else:
+            raise ProtocolViolation(f"the server sent an unknown base backup message {kind}")
+
+    def _begin_archive(self, name: str) -> None:
+        self._take_due(name)
+        self._sink.begin_archive(name)
+        self._filler = _Filler(self._sink, self._sink.archive_contents)
+        self._end = self._sink.end_archive
+
+    def _take_due(self, name: str | None) -> None:
+        """End the part that was being sent, if `name` is what has to follow it."""
+        if not self._due or self._due[0] != name:
+            raise ProtocolViolation(
+                f'the server sent "{name or "backup_manifest"}" where it was not due'
+            )
+        self._end_part()
+        self._due.popleft()
+
+    def _end_part(self) -> None:
+        if self._filler is not None:
+            self._filler.flush()
+        self._end()
 
 
 class _Filler:

@@ -6,7 +6,7 @@ START_REPLICATION) have their own loops in `backup.receive` and `replication.wal
 
 from dataclasses import dataclass
 
-from pgbackup.errors import CorruptData, ProtocolViolation, ServerError
+from pgbackup.errors import ConnectionFailed, CorruptData, ProtocolViolation, ServerError
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.transport import CommandComplete, Event, Ready, ResultSet, Transport
 from pgbackup.wire.grammar import (
@@ -33,11 +33,14 @@ class SystemIdentity:
     flushed: WalPosition
 
 
-def expect_event(transport: Transport) -> Event:
-    """The next event, however long it takes."""
-    event = transport.receive(None)
+def expect_event(transport: Transport, timeout: float | None = None) -> Event:
+    """The next event; by default however long it takes.
+
+    timeout: seconds. Raises: ConnectionFailed when they pass in silence.
+    """
+    event = transport.receive(timeout)
     if event is None:
-        raise ProtocolViolation("the server answered nothing")
+        raise ConnectionFailed(f"the server has not answered for {timeout:.0f} seconds")
     return event
 
 

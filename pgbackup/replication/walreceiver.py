@@ -93,7 +93,7 @@ class WalStream:
         """
         self._transport.send(StartPhysicalReplication(start.lsn, start.timeline, self._slot))
         try:
-            event = expect_event(self._transport)
+            event = expect_event(self._transport, SILENCE_LIMIT)
             if isinstance(event, ResultSet):
                 return self._end_of_timeline(event)
             if event != CopyBegin(CopyKind.BOTH):
@@ -161,12 +161,12 @@ class WalStream:
         self._destination.flush()
         self._report()
         self._transport.send(CopyEnd())
-        while not isinstance(expect_event(self._transport), Ready):
+        while not isinstance(expect_event(self._transport, SILENCE_LIMIT), Ready):
             pass
 
     def _follow(self) -> WalPosition:
         self._transport.send(CopyEnd())
-        event = expect_event(self._transport)
+        event = expect_event(self._transport, SILENCE_LIMIT)
         if isinstance(event, CommandComplete | Ready):
             raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
         return self._end_of_timeline(event)
@@ -176,6 +176,6 @@ class WalStream:
             raise ProtocolViolation("the server ended a timeline without naming the next")
         timeline, lsn = event.rows[0][:2]
         following = position(lsn, timeline)
-        while not isinstance(expect_event(self._transport), Ready):
+        while not isinstance(expect_event(self._transport, SILENCE_LIMIT), Ready):
             pass
         return following

@@ -84,7 +84,7 @@ class TarIndex(Sink):
         self.successor.archive_contents(length)
 
     def end_archive(self) -> None:
-        self._walker.finish()
+        self._walker.finish(is_whole=True)
         self.successor.end_archive()
         self._put_index(self._archive, b"".join(self._lines))
 

@@ -11,7 +11,7 @@ import time
 
 from pgbackup.errors import CorruptData, Refused
 from pgbackup.pg.lsn import WalPosition
-from pgbackup.pg.tar import END_OF_ARCHIVE, TarHeader, padding
+from pgbackup.pg.tar import BLOCK_SIZE, END_OF_ARCHIVE, TarHeader, padding
 from pgbackup.stream.sink import BackupState, Sink, feed
 from pgbackup.stream.untar import TarWalker
 
@@ -40,6 +40,8 @@ class ManifestMember(Sink):
         self.successor.begin_backup(state)
 
     def archive_contents(self, length: int) -> None:
+        if length % BLOCK_SIZE:
+            raise ValueError("the end of a chain with ManifestMember lends whole tar blocks")
         start = self._walker.offset
         self._walker.feed(self.successor.buffer[:length])
         end = self._walker.end_offset
@@ -48,7 +50,7 @@ class ManifestMember(Sink):
             self.successor.archive_contents(before_end)
 
     def end_archive(self) -> None:
-        self._walker.finish()
+        self._walker.finish(is_whole=True)
 
     def begin_manifest(self) -> None:
         pass

@@ -54,10 +54,17 @@ class TarWalker:
             else:
                 position += self._feed_header(data, position)
 
-    def finish(self) -> None:
-        """Say that the stream is over. Raises: CorruptData when that is too early."""
+    def finish(self, *, is_whole: bool = False) -> None:
+        """Say that the stream is over.
+
+        is_whole: it was the rest of an archive, so its end marker has to have come.
+
+        Raises: CorruptData when the end came too early.
+        """
         if self._contents or self._padding or self._partial:
             raise CorruptData(f'could not read "{self._name}": it ends inside a member')
+        if is_whole and self.end_offset is None:
+            raise CorruptData(f'could not read "{self._name}": it ends without its end marker')
 
     def _feed_contents(self, data: memoryview) -> int:
         length = min(self._contents, len(data))

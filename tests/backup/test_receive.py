@@ -300,14 +300,19 @@ def test_the_typed_copy_of_15_and_later_is_taken_apart() -> None:
 def test_messages_and_buffers_of_any_size_go_together(sizes: list[int]) -> None:
     content = bytes(range(256)) * 150
     lines: list[Line] = [b"nbase.tar\0\0", b"d" + content, b"d", b"d" + content[:1], b"d"]
-    sink, _ = play([*BEGIN, *ONE, *lines, *END], sizes=sizes)
+    sink, _ = play([*BEGIN, *ONE, *lines, *MANIFEST, *END], sizes=sizes)
     assert sink.archives["base.tar"] == content + content[:1]
 
 
 def test_small_messages_are_gathered_into_full_buffers() -> None:
     lines: list[Line] = [b"nbase.tar\0\0", *[b"d" + bytes([n % 256]) * 100 for n in range(100)]]
-    sink, _ = play([*BEGIN, *ONE, *lines, *END], sizes=[3000])
-    assert sink.calls[-7:-1] == ["begin_archive", *["archive_contents"] * 4, "end_archive"]
+    sink, _ = play([*BEGIN, *ONE, *lines, *MANIFEST, *END], sizes=[3000])
+    last = len(sink.calls) - sink.calls[::-1].index("end_archive")
+    assert sink.calls[last - 6 : last] == [
+        "begin_archive",
+        *["archive_contents"] * 4,
+        "end_archive",
+    ]
 
 
 def test_the_plain_copies_before_15_get_their_end_of_archive() -> None:
@@ -329,17 +334,22 @@ def test_the_plain_copies_before_15_get_their_end_of_archive() -> None:
         pytest.param([b"n../base.tar\0\0"], id="name-with-slash"),
         pytest.param([b"n..\0\0"], id="name-of-dots"),
         pytest.param([b"nbase.tar\0"], id="half-a-name"),
-        pytest.param([*BASE, b"p" + bytes(7)], id="short-progress"),
-        pytest.param([*BASE, b"p" + bytes(9)], id="long-progress"),
-        pytest.param([*BASE, b"mx"], id="long-manifest-begin"),
-        pytest.param([*BASE, b"x"], id="unknown-message"),
-        pytest.param([*BASE, b""], id="empty-message"),
+        pytest.param([*ONE, *BASE, b"p" + bytes(7)], id="short-progress"),
+        pytest.param([*ONE, *BASE, b"p" + bytes(9)], id="long-progress"),
+        pytest.param([*ONE, *BASE, b"mx"], id="long-manifest-begin"),
+        pytest.param([*ONE, *BASE, b"x"], id="unknown-message"),
+        pytest.param([*ONE, *BASE, b""], id="empty-message"),
         pytest.param([b""], id="empty-message-first"),
         pytest.param([CopyDone()], id="no-archive"),
-        pytest.param([*BASE, CommandComplete("BASE_BACKUP")], id="complete-in-copy"),
-        pytest.param([*BASE, Ready()], id="ready-in-copy"),
-        pytest.param([*BASE, OUT], id="copy-in-copy"),
-        pytest.param([*BASE, *STOPPED], id="result-in-copy"),
+        pytest.param([*ONE, CopyDone()], id="main-archive-missing"),
+        pytest.param([*BASE, *ONE, *MANIFEST], id="archives-in-other-order"),
+        pytest.param([*ONE, *ONE, *BASE, *MANIFEST], id="archive-twice"),
+        pytest.param([b"n99.tar\0\0", b"d" + TAR, *BASE, *MANIFEST], id="archive-not-announced"),
+        pytest.param([*ONE, *BASE, CopyDone()], id="manifest-missing"),
+        pytest.param([*ONE, *BASE, CommandComplete("BASE_BACKUP")], id="complete-in-copy"),
+        pytest.param([*ONE, *BASE, Ready()], id="ready-in-copy"),
+        pytest.param([*ONE, *BASE, OUT], id="copy-in-copy"),
+        pytest.param([*ONE, *BASE, *STOPPED], id="result-in-copy"),
     ],
 )
 def test_a_copy_out_of_order_is_refused(lines: list[Line]) -> None:
@@ -399,7 +409,7 @@ def test_an_end_of_another_shape_is_refused(end: list[Line]) -> None:
 
 def test_sizes_that_the_server_does_not_tell_are_unknown() -> None:
     begin: list[Line] = [BEGIN[0], rows((None, None, None)), OUT]
-    sink, _ = play([*begin, *BASE, *END])
+    sink, _ = play([*begin, *BASE, *MANIFEST, *END])
     assert sink.state is not None
     assert sink.state.bytes_total is None
 
@@ -439,7 +449,7 @@ def test_every_other_error_after_the_last_byte_fails_the_backup(error: PgbackupE
 
 
 def test_warnings_of_an_earlier_command_are_not_of_this_backup() -> None:
-    transport = TranscriptTransport([*BEGIN, *ONE, *BASE, *END])
+    transport = TranscriptTransport([*BEGIN, *ONE, *BASE, *MANIFEST, *END])
     transport.notices.append("WARNING: old")
     assert receive(transport, CheckedSink()).warnings == ()
 

@@ -17,6 +17,8 @@ MANIFEST = b'{ "PostgreSQL-Backup-Manifest-Version": 1 }\n' * 99
 class LinkContract:
     """Always: the link made is given valid tar archives."""
 
+    EMPTY_ARCHIVE = b""
+
     def link(self, successor: Sink) -> Sink:
         raise NotImplementedError
 
@@ -43,8 +45,8 @@ class LinkContract:
 
     def test_empty_objects_are_handed_on(self) -> None:
         end = CheckedSink()
-        send(self.link(end), {"base.tar": b""}, b"")
-        assert self.restored(end.archives) == {"base.tar": b""}
+        send(self.link(end), {"base.tar": self.EMPTY_ARCHIVE}, b"")
+        assert self.restored(end.archives) == {"base.tar": self.EMPTY_ARCHIVE}
         assert end.manifest == b""
 
     def test_the_state_is_shared_not_copied(self) -> None:

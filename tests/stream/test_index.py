@@ -3,7 +3,7 @@
 import pytest
 
 from pgbackup.errors import CorruptData
-from pgbackup.pg.tar import DIRECTORY, SYMLINK, TarHeader
+from pgbackup.pg.tar import DIRECTORY, END_OF_ARCHIVE, SYMLINK, TarHeader
 from pgbackup.stream.index import IndexEntry, TarIndex, decode_index, encode_entry
 from pgbackup.stream.sink import Sink
 from tests.stream.checked_sink import CheckedSink, send
@@ -12,8 +12,18 @@ from tests.stream.tars import MEMBERS, archive, directory, file, symlink
 
 
 class TestTarIndex(LinkContract):
+    EMPTY_ARCHIVE = END_OF_ARCHIVE
+
     def link(self, successor: Sink) -> Sink:
         return TarIndex(successor, lambda name, index: None)
+
+
+@pytest.mark.parametrize("size", [0, 1024], ids=["empty", "at a member boundary"])
+def test_an_archive_without_its_end_marker_is_refused(size: int) -> None:
+    whole = file("a", b"1")
+    assert len(whole) == 1024
+    with pytest.raises(CorruptData, match="without its end marker"):
+        index_of({"base.tar": whole[:size]})
 
 
 def index_of(archives: dict[str, bytes], piece: int = 1000) -> dict[str, list[IndexEntry]]:

@@ -41,7 +41,7 @@ def test_an_archive_without_manifest_passes_as_it_is(blocks: int) -> None:
     assert end.archives == {"base.tar": archive()}
 
 
-@pytest.mark.parametrize("zero_blocks", [0, 1, 2, 20])
+@pytest.mark.parametrize("zero_blocks", [1, 2, 20])
 def test_the_end_marker_is_always_of_two_blocks(zero_blocks: int) -> None:
     end = CheckedSink([1024])
     send(ManifestMember(end), {"base.tar": file("a", b"1") + bytes(512 * zero_blocks)}, b"{}")
@@ -69,7 +69,7 @@ def test_a_manifest_inside_the_archive_is_refused() -> None:
 def test_an_archive_that_ends_too_early_is_refused() -> None:
     end = CheckedSink()
     with pytest.raises(CorruptData, match="ends inside a member"):
-        send(ManifestMember(end), {"base.tar": archive()[:1000]}, b"{}")
+        send(ManifestMember(end), {"base.tar": file("a", bytes(600))[:1024]}, b"{}")
     assert end.archives == {}
 
 
