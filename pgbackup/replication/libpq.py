@@ -116,7 +116,8 @@ class LibpqTransport:
             elif isinstance(message, CopyEnd):
                 self._pgconn.put_copy_end()
                 self._pgconn.flush()
-                self._copy = CopyKind.FROM_SERVER
+                if self._copy is not None:  # else the server has ended its half before
+                    self._copy = CopyKind.FROM_SERVER
             else:
                 text = message.text(self.server_major)
                 self._pgconn.send_query(text.encode("utf-8", "surrogateescape"))

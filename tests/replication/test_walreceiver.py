@@ -198,6 +198,8 @@ def test_a_timeline_that_ended_leads_to_the_next(
     with primary.standby(primary.pgdata.parent / "standby") as standby:
         standby.start()
         write_wal(primary, 1)
+        primary.sql("CREATE TABLE t ()")
+        standby.poll_until("SELECT to_regclass('t') IS NOT NULL")
         standby.promote()
         history = (standby.pgdata / "pg_wal" / "00000002.history").read_text()
         switch = Lsn.parse(history.split("\t")[1])
@@ -205,6 +207,7 @@ def test_a_timeline_that_ended_leads_to_the_next(
         transport.connect(standby.conninfo(), "")
         identify_system(transport)
         segment = Segment.containing(Timeline(1), switch, SEGMENT_SIZE)
+        assert switch > segment.start, "there is something to copy"
         wal = MemoryWal(segment.start)
         stream = WalStream(transport, wal, lambda: False)
         expected = WalPosition(Timeline(2), switch)
