@@ -92,21 +92,20 @@ def main() -> int:
 
 
 def stop(number: int, _frame: FrameType | None) -> None:
+    """End in order at the first signal; more of them must not disturb that."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
 
 @contextmanager
-def signals_deferred() -> Iterator[None]:
-    """Let nothing interrupt the block: a server half started would escape, and so would cleanup."""
-    arrived: list[int] = []
-    before = [signal.signal(number, lambda came, _: arrived.append(came)) for number in SIGNALS]
+def signals_blocked() -> Iterator[None]:
+    """Let no signal into the block, nor into programs it starts: a server would be half made."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-        if arrived:
-            raise Stopped(arrived[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -116,7 +115,7 @@ def scratch_directory(keep: bool) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        with signals_deferred():
+        with signals_blocked():
             for entry in scratch.iterdir():
                 if not (keep and entry.name == "repo"):
                     shutil.rmtree(entry)
@@ -177,7 +176,7 @@ def debian_major() -> int | None:
 def server(make: Callable[[], Cluster]) -> Iterator[Cluster]:
     """A started server for the length of the block."""
     with ExitStack() as stack:
-        with signals_deferred():
+        with signals_blocked():
             cluster = make()
             stack.callback(close, cluster)
             cluster.start()
@@ -185,7 +184,7 @@ def server(make: Callable[[], Cluster]) -> Iterator[Cluster]:
 
 
 def close(cluster: Cluster) -> None:
-    with signals_deferred():
+    with signals_blocked():
         cluster.close()
 
 
@@ -210,14 +209,13 @@ def restore(scratch: Path, tablespace: Path) -> Path:
 
 def pgbackup(*arguments: str | Path | int) -> None:
     """Print a pgbackup command and run it."""
-    program = Path(sys.executable).with_name("pgbackup")
-    words = [str(word) for word in arguments]
-    print("$", shlex.join([readable(program), *words]), flush=True)
-    done = subprocess.run(
-        [program, *words], env=program_environment(), stdin=subprocess.DEVNULL, check=False
-    )
+    installed = Path(sys.executable).with_name("pgbackup")
+    program = [readable(installed)] if installed.exists() else [sys.executable, "-m", "pgbackup"]
+    words = [*program, *(str(word) for word in arguments)]
+    print("$", shlex.join(words), flush=True)
+    done = subprocess.run(words, env=program_environment(), stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        raise Failed(f"pgbackup {words[0]} ended with {done.returncode}")
+        raise Failed(f"pgbackup {arguments[0]} ended with {done.returncode}")
 
 
 def contents(cluster: Cluster) -> Contents:
