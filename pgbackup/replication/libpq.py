@@ -219,7 +219,9 @@ class LibpqTransport:
         return error
 
     def _lost(self, reason: object) -> ConnectionFailed:
-        text = " ".join(str(reason or self._pgconn.get_error_message()).split())
+        # What follows libpq's first line are guesses at the reason, in sentences.
+        lines = str(reason or self._pgconn.get_error_message()).strip().splitlines()
+        text = lines[0].rstrip(".") if lines else "no reason is known"
         return ConnectionFailed(f"the connection to the server was lost: {text}")
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
