@@ -1,20 +1,22 @@
 """Take a base backup of a server: into a repository, or to a file descriptor.
 
 The repository form opens two connections, streams archives and WAL side by side, and writes the
-record when everything it names is durable. Whatever ends it earlier leaves an unfinished folder
-that this run, or the next one, removes.
+record when everything it names is durable. What fails or is interrupted earlier removes what it
+stored, but for WAL, which is true by itself; what is killed is cleaned up by the next run.
 
 Never decides anything about a format or a position: source, links and ends do.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pgbackup
 from pgbackup.backup.receive import BackupOutcome, receive_backup
 from pgbackup.backup.wal import WalAlongside
+from pgbackup.errors import PgbackupError
 from pgbackup.pg.lsn import Segment
 from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
@@ -99,10 +101,10 @@ def take_backup(
         wal_transport = connect()
         cluster = repository.cluster(facts.system_identifier)
         cluster.bind(facts.version, facts.segment_size)
-        cluster.catalog.clean_unfinished()
-        with cluster.catalog.begin(FULL, datetime.now(UTC)) as label:
+        _clean_up(cluster)
+        with _clean_up_after_failure(cluster), cluster.catalog.begin(FULL, _now()) as label:
             chain = _Chain(cluster, label, facts, request, wal_transport, meter)
-            start_time = datetime.now(UTC)
+            start_time = _now()
             outcome = chain.run(transport, request.command(wal=False))
             record = chain.record(outcome, start_time, time.monotonic() - started)
             cluster.catalog.put(record)
@@ -140,6 +142,27 @@ def learn_facts(transport: Transport) -> ServerFacts:
         client.wal_segment_size(transport),
         int(client.show(transport, "data_directory_mode"), 8),
     )
+
+
+def _clean_up(cluster: ClusterRepository) -> None:
+    """Remove what killed commands left: temporary files, and folders without a record."""
+    cluster.storage.reap(layout.system_folder(cluster.system))
+    cluster.catalog.clean_unfinished()
+
+
+@contextmanager
+def _clean_up_after_failure(cluster: ClusterRepository) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(PgbackupError):  # the next run tries again
+            cluster.catalog.clean_unfinished()
+        raise
+
+
+def _now() -> datetime:
+    """The time for labels and records."""
+    return datetime.now(UTC)
 
 
 class _Chain:
@@ -206,7 +229,7 @@ class _Chain:
             start_time=start_time,
             stop_timeline=outcome.stop.timeline,
             stop_lsn=outcome.stop.lsn,
-            stop_time=datetime.now(UTC),
+            stop_time=_now(),
             duration_seconds=round(duration, 3),
             size=sum(archive.size for archive in archives),
             stored_size=sum(archive.stored_size for archive in archives),

@@ -1,0 +1,97 @@
+"""A server that is worth backing up, a repository, and what must hold there after every fault."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cli.program import Answer, Running, begin, run, succeed
+from tests.cluster import Cluster
+
+ROWS = 30000
+STREAMING = (
+    "SELECT count(*) FROM pg_stat_replication"
+    " WHERE application_name = 'pgbackup' AND state IN ('streaming', 'backup')"
+)
+
+
+@dataclass
+class Scene:
+    """A server with a tablespace, and the directory in which the program runs.
+
+    space: the tablespace's place; its archive is complete before the main one begins.
+    """
+
+    server: Cluster
+    directory: Path
+    space: Path
+
+    @classmethod
+    def set_up(cls, server: Cluster, directory: Path) -> "Scene":
+        space = server.account.make_directory(server.pgdata.parent / "space")
+        server.sql(f"CREATE TABLESPACE apart LOCATION '{space}'")
+        server.sql("CREATE TABLE near AS SELECT 1 AS n")
+        server.sql(
+            "CREATE TABLE far TABLESPACE apart AS SELECT n, md5(n::text) AS text"
+            f" FROM generate_series(1, {ROWS}) AS n"
+        )
+        return cls(server, directory, space)
+
+    @property
+    def repository(self) -> Path:
+        return self.directory / "pgbackup-repo"
+
+    def backup(self, *options: object) -> Answer:
+        return run(self.directory, *self._words, *options)
+
+    def begin_backup(self, *options: object) -> Running:
+        return begin(self.directory, *self._words, *options)
+
+    @property
+    def _words(self) -> tuple[object, ...]:
+        return ("backup", "-d", self.server.conninfo(), "-c", "fast")
+
+    def begin_slow_backup(self) -> Running:
+        """A backup that takes seconds; returns when archives and WAL are flowing."""
+        under_way = self.begin_backup("-r", "8M")
+        self.server.poll_until(STREAMING, 2)
+        return under_way
+
+    def labels(self) -> list[str]:
+        """What list shows, which must all be readable."""
+        answer = run(self.directory, "list", "--json")
+        if answer.status == 5:
+            return []
+        assert answer.status == 0, answer.err
+        return [each["label"] for each in json.loads(answer.out)["backups"]]
+
+    def verify(self, label: str) -> None:
+        succeed(self.directory, "verify", label)
+
+    def begin_restore(self, target: Path) -> Running:
+        return begin(self.directory, "restore", "-D", target, *self._mapping(target))
+
+    def restore(self, target: Path) -> None:
+        succeed(self.directory, "restore", "-D", target, *self._mapping(target))
+
+    def _mapping(self, target: Path) -> tuple[str, str]:
+        return ("-T", f"{self.space}={target}.space")
+
+    def check_restored(self, target: Path) -> None:
+        """Start what was restored and look at its data."""
+        with Cluster.open_existing(target, self.server.major) as restored:
+            restored.start()
+            assert restored.sql(
+                "SELECT count(*), sum(n), bool_and(text = md5(n::text)) FROM far"
+            ) == [(ROWS, ROWS * (ROWS + 1) // 2, True)]
+            assert restored.sql("SELECT n FROM near") == [(1,)]
+
+    def unfinished(self) -> list[str]:
+        """Everything in the repository that is no part of a complete backup or of the archive."""
+        found = []
+        for path in self.repository.rglob("*"):
+            name = str(path.relative_to(self.repository))
+            folder = path.parent
+            is_part = path.is_file() and folder.parent.name == "backups"
+            if path.name.startswith(".") or (is_part and not (folder / "backup.json").exists()):
+                found.append(name)
+        return found
