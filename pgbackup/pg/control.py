@@ -6,9 +6,8 @@ again before it believes in damage; that loop belongs to the reader of the file.
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.crc32c import crc32c
@@ -80,8 +79,7 @@ class WalLevel(IntEnum):
     LOGICAL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class ControlFile:
+class ControlFile(NamedTuple):
     """The control data of a cluster.
 
     time, checkpoint_time:   seconds since 1970.

@@ -4,13 +4,15 @@ Log sequence numbers, timelines, segments and the names of the files in pg_wal. 
 positions is done here. The segment size is always an argument: it belongs to the cluster.
 Values that cannot exist raise CorruptData, since they come from something that was read; a caller
 with text typed by a user turns that into a usage error.
+
+The WAL hooks load this module once per segment: no dataclasses, and no pattern compiled before it
+is needed, which together would take longer than all the rest.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
-from typing import Self
+from typing import Any, Self
 
 from pgbackup.errors import CorruptData
 
@@ -21,16 +23,46 @@ MAX_SEGMENT_SIZE = 1 << 30  # bytes; xlog_internal.h, WalSegMaxSize
 
 _XLOGID_SIZE = 1 << 32  # bytes of WAL for which the middle part of a segment name stays the same
 
-_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", re.ASCII)
-_TIMELINE = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
-_SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})", re.ASCII)
-_WAL_FILE = re.compile(
+_LSN = r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})"
+_TIMELINE = r"[0-9A-Fa-f]{8}"
+_SEGMENT = r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})"
+_WAL_FILE = (
     r"(?P<timeline>[0-9A-F]{8})"
     r"(?:(?P<history>\.history)"
     r"|(?P<log>[0-9A-F]{8})(?P<low>[0-9A-F]{8})"
-    r"(?:(?P<partial>\.partial)|\.(?P<offset>[0-9A-F]{8})\.backup)?)",
-    re.ASCII,
+    r"(?:(?P<partial>\.partial)|\.(?P<offset>[0-9A-F]{8})\.backup)?)"
 )
+
+
+class _Value:
+    """A value whose fields never change: those of __slots__, in the order of __init__."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __init__(self, *values: object) -> None:
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} never changes")
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        fields = zip(self.__slots__, self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._values()
 
 
 class Lsn(int):
@@ -54,7 +86,7 @@ class Lsn(int):
         Raises: CorruptData.
         Source: pg_lsn.c, pg_lsn_in_internal (PostgreSQL 18)
         """
-        match = _LSN.fullmatch(text)
+        match = re.fullmatch(_LSN, text)
         if match is None:
             raise CorruptData(
                 f'could not parse WAL position "{text}": '
@@ -88,7 +120,7 @@ class Timeline(int):
 
         Raises: CorruptData.
         """
-        if _TIMELINE.fullmatch(text) is None:
+        if re.fullmatch(_TIMELINE, text) is None:
             raise CorruptData(f'could not parse timeline "{text}": not 8 hexadecimal digits')
         return cls(int(text, 16))
 
@@ -103,12 +135,16 @@ class Timeline(int):
         return f"{self.hex}.history"
 
 
-@dataclass(frozen=True, slots=True)
-class WalPosition:
+class WalPosition(_Value):
     """A position on one timeline. Not ordered: what comes later depends on the history."""
+
+    __slots__ = ("timeline", "lsn")  # noqa: RUF023 - their order
 
     timeline: Timeline
     lsn: Lsn
+
+    def __init__(self, timeline: Timeline, lsn: Lsn) -> None:
+        super().__init__(timeline, lsn)
 
     def __str__(self) -> str:
         return f"{self.lsn} on timeline {self.timeline}"
@@ -129,8 +165,7 @@ def _check_segment_size(size: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(_Value):
     """One WAL segment: `size` bytes of WAL from `start`, written on `timeline`.
 
     Always: the size is valid and `end` is a position, so the very last segment of the 64-bit
@@ -140,17 +175,19 @@ class Segment:
     size:   bytes.
     """
 
+    __slots__ = ("timeline", "number", "size")  # noqa: RUF023 - their order
+
     timeline: Timeline
     number: int
     size: int
 
-    def __post_init__(self) -> None:
-        _check_segment_size(self.size)
-        if not 0 <= self.number < MAX_LSN // self.size:
+    def __init__(self, timeline: Timeline, number: int, size: int) -> None:
+        _check_segment_size(size)
+        if not 0 <= number < MAX_LSN // size:
             raise CorruptData(
-                f'could not use WAL segment number "{self.number}": '
-                f"no such segment of {self.size} bytes"
+                f'could not use WAL segment number "{number}": no such segment of {size} bytes'
             )
+        super().__init__(timeline, number, size)
 
     @classmethod
     def containing(cls, timeline: Timeline, lsn: Lsn, size: int) -> Self:
@@ -172,7 +209,7 @@ class Segment:
 
         Raises: CorruptData, also for a name that no segment of this size has.
         """
-        match = _SEGMENT.fullmatch(name)
+        match = re.fullmatch(_SEGMENT, name)
         if match is None:
             raise CorruptData(
                 f'could not parse WAL segment name "{name}": not 24 upper-case hexadecimal digits'
@@ -240,8 +277,7 @@ class WalFileKind(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class WalFileName:
+class WalFileName(_Value):
     """The name of a file of a WAL archive, taken apart once.
 
     text:     the whole name.
@@ -250,17 +286,30 @@ class WalFileName:
     offset:   bytes from the start of the segment to the start of the backup; BACKUP only.
     """
 
+    __slots__ = ("text", "kind", "timeline", "log", "low", "offset")  # noqa: RUF023 - their order
+
     text: str
     kind: WalFileKind
-    timeline: Timeline | None = None
-    log: int | None = None
-    low: int | None = None
-    offset: int | None = None
+    timeline: Timeline | None
+    log: int | None
+    low: int | None
+    offset: int | None
+
+    def __init__(
+        self,
+        text: str,
+        kind: WalFileKind,
+        timeline: Timeline | None = None,
+        log: int | None = None,
+        low: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(text, kind, timeline, log, low, offset)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Take any name apart. What PostgreSQL would not write is OTHER, never an error."""
-        match = _WAL_FILE.fullmatch(text)
+        match = re.fullmatch(_WAL_FILE, text)
         if match is None or int(match["timeline"], 16) == 0:
             return cls(text, WalFileKind.OTHER)
         timeline = Timeline(int(match["timeline"], 16))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _MAX_NUMBER = 1 << 63
-_CRC32C = re.compile(r"[0-9a-f]{8}", re.ASCII)
-_MODE = re.compile(r"0[0-7]{3}", re.ASCII)
-_SYSTEM = re.compile(r"[1-9]\d{0,19}", re.ASCII)
+_CRC32C = r"[0-9a-f]{8}"
+_MODE = r"0[0-7]{3}"
+_SYSTEM = r"[1-9][0-9]{0,19}"
 
 
 class Fields:
@@ -108,7 +108,7 @@ class Fields:
     def system(self, key: str) -> int:
         """A system identifier, written as text."""
         value = self.text(key)
-        if _SYSTEM.fullmatch(value) is None or int(value) >= 1 << 64:
+        if re.fullmatch(_SYSTEM, value) is None or int(value) >= 1 << 64:
             self._fail(key, "a system identifier")
         return int(value)
 
@@ -121,13 +121,13 @@ class Fields:
     def mode(self, key: str) -> int:
         """Permissions, written in octal."""
         value = self.text(key)
-        if _MODE.fullmatch(value) is None:
+        if re.fullmatch(_MODE, value) is None:
             self._fail(key, "four octal digits")
         return int(value, 8)
 
     def crc32c(self, key: str) -> str:
         value = self.text(key)
-        if _CRC32C.fullmatch(value) is None:
+        if re.fullmatch(_CRC32C, value) is None:
             self._fail(key, "8 hexadecimal digits")
         return value
 

@@ -12,10 +12,8 @@ import time
 # Another host's temporary file may belong to a writer that we cannot see. No object takes a day.
 FOREIGN_AGE = 24 * 3600  # seconds
 
-_TEMPORARY = re.compile(
-    r"\.(?P<final>.+)\.tmp-(?P<host>[A-Za-z0-9._]+)-(?P<pid>\d{1,9})-[0-9a-f]+", re.ASCII
-)
-_LOCK = re.compile(r"\.(?P<final>.+)\.lock", re.ASCII)
+_TEMPORARY = r"\.(?P<final>.+)\.tmp-(?P<host>[A-Za-z0-9._]+)-(?P<pid>[0-9]{1,9})-[0-9a-f]+"
+_LOCK = r"\.(?P<final>.+)\.lock"
 
 
 def host_name() -> str:
@@ -61,7 +59,7 @@ def is_leftover(name: str, folder: int) -> bool:
 
     Raises: OSError.
     """
-    match = _TEMPORARY.fullmatch(name)
+    match = re.fullmatch(_TEMPORARY, name)
     if match is not None:
         if match["host"] == host_name():
             dead = not _is_alive(int(match["pid"]))
@@ -69,7 +67,7 @@ def is_leftover(name: str, folder: int) -> bool:
             age = time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
             dead = age > FOREIGN_AGE
         return dead and _nobody_holds(name, folder)
-    return _LOCK.fullmatch(name) is not None and _nobody_holds(name, folder)
+    return re.fullmatch(_LOCK, name) is not None and _nobody_holds(name, folder)
 
 
 def _nobody_holds(name: str, folder: int) -> bool:

@@ -6,7 +6,7 @@ from pgbackup.errors import UsageError
 
 MAX_NAME = 1024  # bytes, the whole name; the limit of the object stores
 MAX_COMPONENT = 160  # bytes; leaves room for a temporary name within the 255 of file systems
-_COMPONENT = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", re.ASCII)
+_COMPONENT = r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*"
 
 
 def check_name(name: str) -> tuple[str, ...]:
@@ -35,4 +35,4 @@ def check_prefix(prefix: str) -> tuple[str, ...]:
 
 def is_component(part: str) -> bool:
     """Tell whether this text can stand between two slashes of an object's name."""
-    return len(part) <= MAX_COMPONENT and _COMPONENT.fullmatch(part) is not None
+    return len(part) <= MAX_COMPONENT and re.fullmatch(_COMPONENT, part) is not None

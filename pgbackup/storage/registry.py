@@ -14,7 +14,7 @@ from pgbackup.storage.local import LocalStorage
 
 ENTRY_POINT_GROUP = "pgbackup.storage"
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 
 
 def open_storage(place: str) -> Storage:
@@ -24,7 +24,7 @@ def open_storage(place: str) -> Storage:
 
     Raises: UsageError for a scheme that nobody offers.
     """
-    match = _URL.match(place)
+    match = re.match(_URL, place)
     if match is None:
         return LocalStorage(place)
     scheme = match[1].lower()
