@@ -11,8 +11,10 @@ finds nothing: what is loaded stays, and the data path makes no cycles."""
 def main() -> None:
     """Run the command line and exit with its status."""
     gc.set_threshold(COLLECT_EVERY)
-    from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the WAL hooks do not need it
-
+    try:
+        from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the WAL hooks need it not
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

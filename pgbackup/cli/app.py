@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 import pgbackup
 from pgbackup.cli.output import say, say_error
-from pgbackup.errors import ExitCode, Interrupted, PgbackupError
+from pgbackup.errors import ExitCode, Interrupted, PgbackupError, UsageError
 
 EXIT_STATUS = """
 \b
@@ -36,6 +36,8 @@ VERBS = {
 }
 """Each verb and its function, in the module of the verb's name."""
 
+ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command.
@@ -43,22 +45,26 @@ def run(arguments: Sequence[str]) -> int:
     Returns: its exit status. Every PgbackupError ends here, in one sentence.
     """
     os.umask(0o077)
-    _interrupt_on_sigterm()
+    _interrupt_on_signals()
     try:
         status = build_app(arguments)(list(arguments), standalone_mode=False)
         sys.stdout.flush()
     except TyperException as error:
-        say_error(error.format_message(), hint=_help_hint(arguments))
-        return ExitCode.USAGE
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        mistake = UsageError(message[:1].lower() + message[1:], hint=_help_hint(arguments))
+        _report(mistake, as_json="--json" in arguments)
+        return mistake.exit_code
     except PgbackupError as error:
         _report(error, as_json="--json" in arguments)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        say("pgbackup: interrupted")
+    except typer.Abort:
+        say_error("the input ended")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
         return ExitCode.FAILED
+    finally:
+        _end_at_signals()
     return status if isinstance(status, int) else ExitCode.OK
 
 
@@ -71,7 +77,6 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         name="pgbackup",
         help="Base backups and WAL archiving for PostgreSQL, in standard formats.",
         epilog=EXIT_STATUS,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-?"]},
@@ -102,7 +107,7 @@ def _options(
 
 
 def _help_hint(arguments: Sequence[str]) -> str:
-    verbs = [name for name in arguments[:1] if not name.startswith("-")]
+    verbs = [name for name in arguments[:1] if name in VERBS]
     return f"Type: pgbackup {' '.join([*verbs, '--help'])}"
 
 
@@ -120,11 +125,22 @@ def _report(error: PgbackupError, *, as_json: bool) -> None:
         say_error(error.message, detail=error.detail, hint=error.hint)
 
 
-def _interrupt_on_sigterm() -> None:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("the command was terminated by a signal")
+def _interrupt_on_signals() -> None:
+    """Let what asks the program to end be an error, so that everything is cleaned up."""
 
-    signal.signal(signal.SIGTERM, interrupt)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"the command was interrupted by {signal.Signals(number).name}")
+
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(number, interrupt)
+
+
+def _end_at_signals() -> None:
+    """Nothing is left to clean up, and nobody to take an error."""
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _forget_stdout() -> None:
