@@ -146,7 +146,7 @@ def learn_facts(transport: Transport) -> ServerFacts:
 
 def _clean_up(cluster: ClusterRepository) -> None:
     """Remove what killed commands left: temporary files, and folders without a record."""
-    cluster.storage.reap(layout.system_folder(cluster.system))
+    cluster.storage.reap()
     cluster.catalog.clean_unfinished()
 
 

@@ -1,0 +1,133 @@
+"""Whatever moment a backup ends at: what is listed is whole, and the next run succeeds.
+
+PGBACKUP_KILLS sets how many random moments are tried, six without it; the seed is printed.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import ROOT, Running, environment
+from tests.faults.scene import Scene
+from tests.fix_cluster import ClusterFactory
+
+KILLS = int(os.environ.get("PGBACKUP_KILLS", "6"))
+SEED = int(os.environ.get("PGBACKUP_KILL_SEED", random.randrange(1 << 32)))
+MAX_CALLS = 200
+STOPPING = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+
+
+@pytest.fixture
+def scene(cluster_factory: ClusterFactory, tmp_path: Path) -> Scene:
+    return Scene.set_up(cluster_factory(18), tmp_path)
+
+
+def ends_within(run: Running, seconds: float) -> bool:
+    """Wait so long, or less if the run ends by itself."""
+    try:
+        run.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def moments() -> list[float]:
+    """Parts of a run's time, in equal steps with some chance in each."""
+    print(f"PGBACKUP_KILL_SEED={SEED}")
+    chance = random.Random(SEED)
+    return [(step + chance.random()) / KILLS for step in range(KILLS)]
+
+
+def duration(scene: Scene, run: Running) -> float:
+    """How long a run takes that nobody stops."""
+    before = os.times().elapsed
+    assert run.wait().status == 0
+    return os.times().elapsed - before
+
+
+def test_random_kills_leave_whole_backups_only(scene: Scene) -> None:
+    whole = duration(scene, scene.begin_backup("-r", "32M"))
+    verified: set[str] = set()
+    for part in moments():
+        under_way = scene.begin_backup("-r", "32M")
+        ended = ends_within(under_way, whole * part)
+        under_way.send(signal.SIGKILL)
+        assert under_way.wait().status == (0 if ended else -signal.SIGKILL)
+        for label in set(scene.labels()) - verified:
+            scene.verify(label)
+            verified.add(label)
+    assert_rerun_cleans(scene)
+
+
+def assert_rerun_cleans(scene: Scene) -> None:
+    before = scene.labels()
+    answer = scene.backup()
+    assert answer.status == 0, answer.err
+    after = scene.labels()
+    assert after[:-1] == before
+    assert scene.unfinished() == []
+    for label in after:
+        scene.verify(label)
+
+
+@pytest.mark.parametrize("call", ["link", "unlink"])
+def test_a_kill_at_each_step_of_a_backup_leaves_whole_backups_only(scene: Scene, call: str) -> None:
+    """The steps that make objects visible, in a repository that does not exist yet."""
+    killed = 0
+    for number in range(1, MAX_CALLS):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults.killed", scene.repository,
+             scene.server.conninfo(), call, str(number)],
+            cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed += 1
+        labels = scene.labels()
+        if labels:
+            scene.verify(labels[-1])
+        if number % 5 == 0:
+            assert_rerun_cleans(scene)
+            shutil.rmtree(scene.repository)
+    assert 5 < killed < MAX_CALLS - 1
+    assert_rerun_cleans(scene)
+
+
+@STOPPING
+def test_a_backup_that_is_asked_to_stop_leaves_nothing_but_wal(
+    scene: Scene, number: signal.Signals
+) -> None:
+    under_way = scene.begin_slow_backup()
+    under_way.send(number)
+    answer = under_way.wait()
+    assert answer.status == 130, answer.err
+    message, _ = answer.error()
+    assert message == f"the command was interrupted by {number.name}"
+    assert scene.labels() == []
+    assert scene.unfinished() == []
+    scene.server.poll_until("SELECT count(*) FROM pg_replication_slots", 0)
+
+
+def test_a_backup_can_be_asked_to_stop_at_any_moment(scene: Scene) -> None:
+    whole = duration(scene, scene.begin_backup("-r", "32M"))
+    for step, part in enumerate(moments()):
+        number = (signal.SIGINT, signal.SIGTERM)[step % 2]
+        known = scene.labels()
+        under_way = scene.begin_backup("-r", "32M")
+        ended = ends_within(under_way, whole * (0.3 + 0.7 * part))
+        under_way.send(number)
+        answer = under_way.wait()
+        # A process that does not run our code yet, or any more, ends as the system says.
+        assert answer.status in {0, 130, -number}, answer.err
+        assert not ended or answer.status == 0
+        assert (len(scene.labels()) > len(known)) >= (answer.status == 0)
+        if answer.status == 130:
+            assert scene.unfinished() == []
+    assert_rerun_cleans(scene)
