@@ -31,6 +31,7 @@ class Crew:
         self._meter = meter
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ended = threading.Semaphore(0)
         self._error: BaseException | None = None
 
     def run(self, tasks: Iterable[Task]) -> None:
@@ -43,14 +44,16 @@ class Crew:
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+            for _ in threads:
+                self._ended.acquire()
         except BaseException:
             self._stop.set()
+            raise
+        finally:
+            # Not before: a join that a signal interrupts makes the next return at once (bpo-45274).
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
-            raise
         if self._error is not None:
             raise self._error
 
@@ -65,6 +68,12 @@ class Crew:
             self._meter.advance(length)
 
     def _work(self, waiting: deque[Task]) -> None:
+        try:
+            self._work_off(waiting)
+        finally:
+            self._ended.release()
+
+    def _work_off(self, waiting: deque[Task]) -> None:
         while not self._stop.is_set():
             try:
                 task = waiting.popleft()

@@ -63,6 +63,7 @@ class WalAlongside(Sink):
         self._rule = _StopRule()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         self.segments: list[Segment] = []
         self.histories: list[str] = []
         self.tail: ObjectRecord | None = None
@@ -94,8 +95,7 @@ class WalAlongside(Sink):
 
     def end_backup(self, stop: WalPosition) -> None:
         self._rule.stop = stop
-        assert self._thread is not None
-        self._thread.join()
+        self._ended.wait()  # a join that a signal interrupts would spoil the one in cleanup
         if self._error is not None:
             raise self._error
         self.successor.end_backup(stop)
@@ -111,6 +111,8 @@ class WalAlongside(Sink):
             self._stream(start)
         except BaseException as error:  # noqa: BLE001 - raised in the owner
             self._error = error
+        finally:
+            self._ended.set()
 
     def _stream(self, start: WalPosition) -> None:
         wal = ArchivedWal(

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import zlib
 from types import FrameType
 
 import pytest
@@ -76,3 +77,27 @@ def test_an_interrupt_in_the_caller_stops_all() -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert threading.active_count() == 1
+
+
+def test_no_task_outlives_an_interrupt() -> None:
+    crew = Crew(1, SilentMeter())
+    ended: list[int] = []
+
+    def slow_to_end() -> None:
+        try:
+            while True:
+                crew.advance(1)
+        finally:
+            ended.append(zlib.crc32(bytes(1 << 28)))
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("enough")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Interrupted):
+            crew.run([slow_to_end])
+        assert ended
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -1,10 +1,5 @@
-"""Whatever moment a backup ends at: what is listed is whole, and the next run succeeds.
+"""Whatever moment a backup ends at: what is listed is whole, and the next run succeeds."""
 
-PGBACKUP_KILLS sets how many random moments are tried, six without it; the seed is printed.
-"""
-
-import os
-import random
 import shutil
 import signal
 import subprocess
@@ -13,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import ROOT, Running, environment
+from tests.cli.program import ROOT, environment
+from tests.faults.moments import duration, ends_within, moments
 from tests.faults.scene import Scene
 from tests.fix_cluster import ClusterFactory
 
-KILLS = int(os.environ.get("PGBACKUP_KILLS", "6"))
-SEED = int(os.environ.get("PGBACKUP_KILL_SEED", random.randrange(1 << 32)))
 MAX_CALLS = 200
 STOPPING = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 
@@ -28,31 +22,8 @@ def scene(cluster_factory: ClusterFactory, tmp_path: Path) -> Scene:
     return Scene.set_up(cluster_factory(18), tmp_path)
 
 
-def ends_within(run: Running, seconds: float) -> bool:
-    """Wait so long, or less if the run ends by itself."""
-    try:
-        run.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def moments() -> list[float]:
-    """Parts of a run's time, in equal steps with some chance in each."""
-    print(f"PGBACKUP_KILL_SEED={SEED}")
-    chance = random.Random(SEED)
-    return [(step + chance.random()) / KILLS for step in range(KILLS)]
-
-
-def duration(scene: Scene, run: Running) -> float:
-    """How long a run takes that nobody stops."""
-    before = os.times().elapsed
-    assert run.wait().status == 0
-    return os.times().elapsed - before
-
-
 def test_random_kills_leave_whole_backups_only(scene: Scene) -> None:
-    whole = duration(scene, scene.begin_backup("-r", "32M"))
+    whole = duration(scene.begin_backup("-r", "32M"))
     verified: set[str] = set()
     for part in moments():
         under_way = scene.begin_backup("-r", "32M")
@@ -116,7 +87,7 @@ def test_a_backup_that_is_asked_to_stop_leaves_nothing_but_wal(
 
 
 def test_a_backup_can_be_asked_to_stop_at_any_moment(scene: Scene) -> None:
-    whole = duration(scene, scene.begin_backup("-r", "32M"))
+    whole = duration(scene.begin_backup("-r", "32M"))
     for step, part in enumerate(moments()):
         number = (signal.SIGINT, signal.SIGTERM)[step % 2]
         known = scene.labels()
