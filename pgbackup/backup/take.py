@@ -37,7 +37,7 @@ from pgbackup.stream.index import TarIndex
 from pgbackup.stream.manifestmember import ManifestMember
 from pgbackup.stream.output import Output
 from pgbackup.stream.progress import Meter, Progress
-from pgbackup.stream.sink import Sink
+from pgbackup.stream.sink import Sink, Tablespace
 from pgbackup.wire.grammar import BaseBackup
 
 FULL = "F"
@@ -87,9 +87,14 @@ class ServerFacts:
 
 
 def take_backup(
-    connect: Connect, repository: Repository, request: BackupRequest, meter: Meter
+    connect: Connect,
+    open_repository: Callable[[], Repository],
+    request: BackupRequest,
+    meter: Meter,
 ) -> BackupRecord:
     """Back up a server into a repository, with the WAL that makes it usable.
+
+    open_repository: called when both connections stand, so that nothing is made without them.
 
     Returns: the record, which is stored already.
     """
@@ -99,7 +104,7 @@ def take_backup(
     try:
         facts = learn_facts(transport)
         wal_transport = connect()
-        cluster = repository.cluster(facts.system_identifier)
+        cluster = open_repository().cluster(facts.system_identifier)
         cluster.bind(facts.version, facts.segment_size)
         _clean_up(cluster)
         with _clean_up_after_failure(cluster), cluster.catalog.begin(FULL, _now()) as label:
@@ -236,7 +241,7 @@ class _Chain:
             compression="none" if request.compression is None else "zstd",
             checksum_algorithm=request.checksums,
             tablespaces=tuple(
-                TablespaceRecord(t.oid, t.location, t.archive_name)
+                TablespaceRecord(t.oid, t.location, self._stored_name(t))
                 for t in outcome.tablespaces
                 if t.oid is not None
             ),
@@ -253,21 +258,25 @@ class _Chain:
         )
 
     def _archives(self, outcome: BackupOutcome) -> tuple[ArchiveRecord, ...]:
-        suffix = "" if self._request.compression is None else ".zst"
         records = []
         for tablespace in outcome.tablespaces:
-            plain_name = tablespace.archive_name
-            stored = self._checksum.archives[plain_name + suffix]
+            name = self._stored_name(tablespace)
+            stored = self._checksum.archives[name]
             records.append(
                 ArchiveRecord(
                     tablespace.oid,
-                    plain_name + suffix,
-                    self._progress.archive_sizes[plain_name],
+                    name,
+                    self._progress.archive_sizes[tablespace.archive_name],
                     stored.size,
                     f"{stored.crc32c:08x}",
                 )
             )
         return tuple(records)
+
+    def _stored_name(self, tablespace: Tablespace) -> str:
+        """The object that an archive becomes."""
+        is_plain = self._request.compression is None
+        return tablespace.archive_name + ("" if is_plain else layout.COMPRESSED_SUFFIX)
 
 
 def _ranges(segments: list[Segment]) -> tuple[WalRange, ...]:

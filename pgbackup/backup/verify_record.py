@@ -91,9 +91,7 @@ def _own_problems(record: BackupRecord) -> Iterator[str]:
         if name != layout.archive_name(tablespace, compressed=not is_plain):
             yield f'archive "{name}" is not named for its tablespace and compression'
     for each in record.tablespaces:
-        # With or without the suffix of compression, which the archive's own record has.
-        plain = each.archive.removesuffix(layout.COMPRESSED_SUFFIX)
-        if names.get(each.oid, "").removesuffix(layout.COMPRESSED_SUFFIX) != plain:
+        if names.get(each.oid) != each.archive:
             yield f'tablespace {each.oid} is not in archive "{each.archive}"'
     if record.start_lsn > record.stop_lsn or record.timeline > record.stop_timeline:
         yield f"it starts at {record.start_lsn}, behind its stop at {record.stop_lsn}"

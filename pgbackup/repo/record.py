@@ -28,7 +28,7 @@ _MAX_RANGE = 1 << 24  # segments: 16 TiB of the smallest; a damaged record must 
 
 @dataclass(frozen=True, slots=True)
 class TablespaceRecord:
-    """A tablespace: where it was on the server, and which archive holds it."""
+    """A tablespace: where it was on the server, and the object that holds it."""
 
     oid: int
     location: str

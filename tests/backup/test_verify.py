@@ -195,6 +195,7 @@ def test_an_edited_record_is_found(cluster: ClusterRepository) -> None:
         {"tablespaces": ()},
         {"tablespaces": (TablespaceRecord(OID, "/elsewhere", f"{OID}.tar.zst"),)},
         {"tablespaces": (TablespaceRecord(OID, f"/srv/space{OID}", "base.tar.zst"),)},
+        {"tablespaces": (TablespaceRecord(OID, f"/srv/space{OID}", f"{OID}.tar"),)},
         {"objects": ()},
         {"tail": "000000010000000000000004.partial"},
     ],

@@ -64,7 +64,12 @@ def test_a_loaded_server_comes_back_whole(
         server.poll_until(f"SELECT count(*) > {rows_at_end} FROM ledger")
     document = answer.document["backup"]
     system = tmp_path / "pgbackup-repo" / document["system_identifier"]
-    check_archives(system / "backups" / document["label"])
+    folder = system / "backups" / document["label"]
+    check_archives(folder)
+    named = {tablespace["archive"] for tablespace in document["tablespaces"]}
+    assert len(named) == 2
+    assert named < {path.name for path in folder.iterdir()}
+    succeed(tmp_path, "verify")
 
     target = tmp_path / "data"
     new_first, new_second = tmp_path / "new first", tmp_path / "new=second"
