@@ -69,5 +69,5 @@ class Deposit(End):
         self.indexes.append(ObjectRecord(name, len(data), f"{crc32c(data):08x}"))
 
     def _begin(self, name: str) -> None:
-        self._writer = self._storage.writer(self._folder + name)
+        self._writer = self._storage.writer(self._folder + name, is_bulk=True)
         self._open_writers.append(self._writer)

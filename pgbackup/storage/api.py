@@ -150,8 +150,11 @@ class Storage(ABC):
     features: Features
 
     @abstractmethod
-    def writer(self, name: str) -> ObjectWriter:
+    def writer(self, name: str, *, is_bulk: bool = False) -> ObjectWriter:
         """Begin a new object; it becomes visible with commit.
+
+        is_bulk: it is large and will not be read soon, so a driver may spare the caches. What is
+        stored is the same; aligned pieces of whole pages are fastest.
 
         Raises: StorageError.
         """

@@ -40,11 +40,11 @@ class LocalStorage(Storage):
         self._filesystem = filesystem or FileSystem()
         self._tree = FolderTree(self.url, self._filesystem)
 
-    def writer(self, name: str) -> ObjectWriter:
+    def writer(self, name: str, *, is_bulk: bool = False) -> ObjectWriter:
         parts = check_name(name)
         located = self.locate(name)
         with storage_errors("write object", located):
-            return LocalWriter(self._tree, self._filesystem, parts, located)
+            return LocalWriter(self._tree, self._filesystem, parts, located, is_bulk=is_bulk)
 
     def reader(self, name: str, offset: int = 0, length: int | None = None) -> ObjectReader:
         located = self.locate(name)

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pgbackup.errors import StorageError
 from pgbackup.storage.api import Bytes, ObjectReader, ObjectWriter
@@ -9,6 +10,9 @@ from pgbackup.storage.durable import FileSystem, storage_errors
 from pgbackup.storage.leftovers import temporary_name, try_flock
 from pgbackup.storage.tree import FolderTree
 from pgbackup.storage.wording import name_taken, truncated
+
+if TYPE_CHECKING:
+    from pgbackup.storage.direct import DirectFile
 
 FILE_MODE = 0o600
 
@@ -24,11 +28,18 @@ class LocalWriter(ObjectWriter):
     """
 
     def __init__(
-        self, tree: FolderTree, filesystem: FileSystem, parts: tuple[str, ...], located: str
+        self,
+        tree: FolderTree,
+        filesystem: FileSystem,
+        parts: tuple[str, ...],
+        located: str,
+        *,
+        is_bulk: bool = False,
     ) -> None:
         """Make the temporary file.
 
         located: the name for messages.
+        is_bulk: pass the page cache where that is possible.
 
         Raises: OSError.
         """
@@ -41,6 +52,7 @@ class LocalWriter(ObjectWriter):
         self._written_back = 0
         self._folder, self._fd = tree.open_file(self._folders, self._open_temporary)
         self._is_open = True
+        self._direct = _direct_file(filesystem, self._fd) if is_bulk else None
 
     def _open_temporary(self, folder: int) -> int:
         fd = self._filesystem.open_new(self._temporary, FILE_MODE, dir_fd=folder)
@@ -57,9 +69,14 @@ class LocalWriter(ObjectWriter):
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         try:
             with storage_errors("write object", self._located):
-                self._filesystem.write_all(self._fd, data)
+                if self._direct is None:
+                    self._filesystem.write_all(self._fd, data)
+                else:
+                    self._direct.write_all(memoryview(data).cast("B"))
                 self._position += size
-                if self._position - self._written_back >= WRITEBACK_STEP:
+                if self._direct is not None and self._direct.is_direct:
+                    self._written_back = self._position
+                elif self._position - self._written_back >= WRITEBACK_STEP:
                     length = self._position - self._written_back
                     self._filesystem.start_writeback(self._fd, self._written_back, length)
                     self._written_back = self._position
@@ -181,3 +198,9 @@ class LocalReader(ObjectReader):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _direct_file(filesystem: FileSystem, fd: int) -> "DirectFile":
+    from pgbackup.storage.direct import DirectFile  # noqa: PLC0415 - the WAL hooks have no bulk
+
+    return DirectFile(filesystem, fd)

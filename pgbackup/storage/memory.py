@@ -28,7 +28,7 @@ class MemoryStorage(Storage):
         self._objects: dict[str, tuple[bytes, float]] = {}
         self._locks: dict[str, dict[str, str]] = {}
 
-    def writer(self, name: str) -> ObjectWriter:
+    def writer(self, name: str, *, is_bulk: bool = False) -> ObjectWriter:
         check_name(name)
         return _MemoryWriter(self, name)
 

@@ -46,6 +46,16 @@ class StorageContract:
         put(storage, "a/b/c", b"hello")
         assert storage.read("a/b/c") == b"hello"
 
+    @pytest.mark.parametrize("sizes", [[], [1], [4096, 4096], [8192, 100, 4096]], ids=str)
+    def test_a_bulk_object_is_an_object(self, storage: Storage, sizes: list[int]) -> None:
+        pieces = [bytes([size % 251]) * size for size in sizes]
+        with storage.writer("a", is_bulk=True) as writer:
+            for piece in pieces:
+                writer.write(piece)
+            assert writer.position == sum(sizes)
+            writer.commit()
+        assert storage.read("a") == b"".join(pieces)
+
     def test_create_stores_a_small_object(self, storage: Storage) -> None:
         storage.create("a", b"")
         assert storage.read("a") == b""
