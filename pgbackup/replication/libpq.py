@@ -50,7 +50,8 @@ _AUTHENTICATION_TEXTS = {
     "authentication failed": "Check pg_hba.conf of the server.",
 }
 _CAPACITY_TEXTS = {
-    "max_wal_senders": "Raise max_wal_senders on the server; a backup needs two connections.",
+    "max_wal_senders": "Raise max_wal_senders on the server, which needs wal_level = replica;"
+    " a backup needs two connections.",
     "too many clients": "Raise max_connections on the server, or try again later.",
     "remaining connection slots": "Raise max_connections on the server, or try again later.",
 }
@@ -250,14 +251,18 @@ def _result_set(result: pq.abc.PGresult) -> ResultSet:
 
 
 def _connect_error(text: str, user: str) -> ConnectionFailed:
-    reason = " ".join(text.split()).removeprefix("connection failed: ")
+    detail: str | None = None
+    if "\n- " not in text:  # else it is a list of hosts, each with its own reason
+        text, _, rest = text.partition("DETAIL:")
+        detail = " ".join(rest.split()) or None
+    reason = " ".join(text.split()).removeprefix("connection failed: ").rstrip(".")
+    message = f"could not connect to the server: {reason}"
     for fragment, hint in _AUTHENTICATION_TEXTS.items():
         if fragment in reason:
             return AuthenticationFailed(
-                f"could not connect to the server: {reason}",
-                hint=hint.format(user=user or "USER"),
+                message, detail=detail, hint=hint.format(user=user or "USER")
             )
     for fragment, hint in (_CAPACITY_TEXTS | _MISSING_TEXTS).items():
         if fragment in reason:
-            return ConnectionFailed(f"could not connect to the server: {reason}", hint=hint)
-    return ConnectionFailed(f"could not connect to the server: {reason}")
+            return ConnectionFailed(message, detail=detail, hint=hint)
+    return ConnectionFailed(message, detail=detail)
