@@ -14,6 +14,9 @@ MAX_LEVEL = 19
 MIN_RATE = 32
 MAX_RATE = 1_048_576
 
+MAX_DIGITS = 20
+"""More are out of every range already; int refuses thousands of them."""
+
 
 def default_workers() -> int:
     """As many threads as this process may use cores."""
@@ -59,7 +62,7 @@ def parse_rate(text: str) -> int:
     suffix = text[len(digits) :]
     if not digits.isascii() or not digits.isdecimal() or suffix not in ("", "k", "M"):
         raise UsageError(f'transfer rate "{text}" is not a valid value')
-    rate = int(digits) * (1024 if suffix == "M" else 1)
+    rate = int(digits[:MAX_DIGITS]) * (1024 if suffix == "M" else 1)
     if not MIN_RATE <= rate <= MAX_RATE:
         raise UsageError(
             f'transfer rate "{text}" is out of range',
@@ -73,7 +76,7 @@ def _number(name: str, value: str, maximum: int) -> int:
         raise _invalid(f'compression option "{name}" requires a value')
     if not value.isascii() or not value.isdecimal():
         raise _invalid(f'value for compression option "{name}" must be an integer')
-    if not 1 <= int(value) <= maximum:
+    if not 1 <= int(value[:MAX_DIGITS]) <= maximum:
         raise _invalid(f'compression option "{name}" must be between 1 and {maximum}')
     return int(value)
 

@@ -9,6 +9,7 @@ import typer
 
 from pgbackup.errors import AuthenticationFailed, UsageError
 from pgbackup.replication.libpq import LibpqTransport, build_conninfo, parse_conninfo
+from pgbackup.repo import layout
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
 
@@ -52,9 +53,13 @@ def parse_system(system: str | None) -> int | None:
     """The number of --system. Raises: UsageError."""
     if system is None:
         return None
-    if not system.isdecimal():
-        raise UsageError(f'"{system}" is not a system identifier: it has to be a number')
-    return int(system)
+    identifier = layout.parse_system(system)
+    if identifier is None:
+        raise UsageError(
+            f'"{system}" is not a system identifier: it has to be a number of 64 bits',
+            hint='Run "pgbackup list --json" to see the identifiers.',
+        )
+    return identifier
 
 
 def wants_progress(progress: bool, quiet: bool) -> bool | None:
