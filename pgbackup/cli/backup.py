@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -96,9 +97,9 @@ def backup(
     connector = options.Connector(host, port, username, dbname, never_ask=no_password, ask=password)
     if target == "-":
         return _to_stdout(connector, request, options.wants_progress(progress, quiet))
-    repository = Repository.open(open_storage(repo), create=True)
+    open_repository = partial(Repository.open, open_storage(repo), create=True)
     with progress_bar("backup", options.wants_progress(progress, quiet)) as bar:
-        record = take_backup(connector.connect, repository, request, bar)
+        record = take_backup(connector.connect, open_repository, request, bar)
     for warning in record.checksum_failures.warnings:
         say_warning(warning)
     if json:

@@ -4,6 +4,7 @@ The call is a method of FileSystem. A run that has fewer of them succeeds.
 """
 
 import sys
+from functools import partial
 
 from pgbackup.backup.take import BackupRequest, take_backup
 from pgbackup.replication.libpq import LibpqTransport
@@ -22,7 +23,8 @@ def main(repo: str, conninfo: str, call: str, number: str) -> None:
 
     storage = LocalStorage(repo, filesystem=KillingFileSystem(call, int(number)))
     request = BackupRequest(fast_checkpoint=True, compression=ZstdSettings(1, 1))
-    take_backup(connect, Repository.open(storage, create=True), request, SilentMeter())
+    repository = partial(Repository.open, storage, create=True)
+    take_backup(connect, repository, request, SilentMeter())
 
 
 if __name__ == "__main__":

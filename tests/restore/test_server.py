@@ -25,7 +25,7 @@ def back_up(cluster: Cluster, repo: Path) -> ClusterRepository:
 
     repository = Repository.open(LocalStorage(repo), create=True)
     request = BackupRequest(fast_checkpoint=True, compression=ZstdSettings(1, 2))
-    record = take_backup(connect, repository, request, SilentMeter())
+    record = take_backup(connect, lambda: repository, request, SilentMeter())
     return repository.cluster(record.system_identifier)
 
 
