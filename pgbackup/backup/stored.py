@@ -17,7 +17,8 @@ from crc32c import crc32c
 from pgbackup.errors import CorruptData
 from pgbackup.pg.manifest import Manifest
 from pgbackup.repo import layout
-from pgbackup.repo.catalog import ArchiveRecord, BackupRecord, ObjectRecord
+from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import ArchiveRecord, BackupRecord, HistoryRecord, ObjectRecord
 from pgbackup.storage.api import Storage
 from pgbackup.stream.index import IndexEntry, decode_index
 from pgbackup.stream.seekable import FOOTER_SIZE, Frame, decode_seek_table, seek_table_size
@@ -193,13 +194,7 @@ class StoredBackup:
         located = self.storage.locate(self.folder + name)
         record = self._object(name, located)
         data = self.storage.read(self.folder + name, limit=record.size)
-        if len(data) != record.size:
-            raise CorruptData(
-                f'could not read object "{located}": it has {len(data)} bytes instead of'
-                f" {record.size}"
-            )
-        if f"{crc32c(data):08x}" != record.crc32c:
-            raise CorruptData(f'could not read object "{located}": its checksum is wrong')
+        _compare(data, record, f'object "{located}"')
         return data
 
     def _object(self, name: str, located: str) -> ObjectRecord:
@@ -207,6 +202,25 @@ class StoredBackup:
             if record.name == name:
                 return record
         raise CorruptData(f'could not read object "{located}": the record does not know it')
+
+
+def read_history(archive: WalArchive, record: HistoryRecord) -> bytes:
+    """A history file of the WAL archive, compared with the record.
+
+    Raises: NotFound, CorruptData.
+    """
+    data = archive.read(record.name)
+    _compare(data, record, f'history file "{record.name}"')
+    return data
+
+
+def _compare(data: bytes, record: ObjectRecord | HistoryRecord, what: str) -> None:
+    if len(data) != record.size:
+        raise CorruptData(
+            f"could not read {what}: it has {len(data)} bytes instead of {record.size}"
+        )
+    if f"{crc32c(data):08x}" != record.crc32c:
+        raise CorruptData(f"could not read {what}: its checksum is wrong")
 
 
 def _pieces(size: int) -> tuple[Frame, ...]:

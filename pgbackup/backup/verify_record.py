@@ -118,11 +118,12 @@ def _wal_problems(record: BackupRecord, manifest: Manifest | None) -> Iterator[s
     listed = {segment.name for segment in record.segments()}
     if record.tail is not None:
         listed.add(record.tail.removesuffix(".partial"))
+    histories = {history.name for history in record.histories}
     for wal_range in ranges:
         for segment in segments_between(*wal_range, record.wal_segment_size):
             # Where timelines part, the newer one has the whole segment.
             later = {name for name in listed if name[8:] == segment.name[8:]}
             if segment.name not in listed and not later:
                 yield f"it does not list WAL segment {segment}"
-        if wal_range.timeline > 1 and wal_range.timeline.history_name not in record.histories:
+        if wal_range.timeline > 1 and wal_range.timeline.history_name not in histories:
             yield f"it does not list history file {wal_range.timeline.history_name}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from crc32c import crc32c
 
-from pgbackup.backup.stored import StoredBackup
+from pgbackup.backup.stored import StoredBackup, read_history
 from pgbackup.errors import CorruptData, NotFound, WrongSystem
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
@@ -21,6 +21,7 @@ from pgbackup.pg.walfile import (
     check_segment_header,
 )
 from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import HistoryRecord
 
 SHORT_HEADER_SIZE = 24  # bytes; xlog_internal.h, SizeOfXLogShortPHD
 RECORD_HEADER_SIZE = 24  # bytes; xlogrecord.h, SizeOfXLogRecord
@@ -160,8 +161,8 @@ class WalCheck:
                 self._record.tail.removesuffix(".partial"), self._record.wal_segment_size
             )
             yield from self._attempt(segment, self._check_tail)
-        for name in self._record.histories:
-            yield from self._history_problems(name)
+        for history in self._record.histories:
+            yield from self._history_problems(history)
 
     def _attempt(self, segment: Segment, check: Callable[[Segment], object]) -> Iterator[str]:
         try:
@@ -188,13 +189,13 @@ class WalCheck:
         self._walk.add(data, segment)
         self._advance(segment.size)
 
-    def _history_problems(self, name: str) -> Iterator[str]:
+    def _history_problems(self, listed: HistoryRecord) -> Iterator[str]:
         record = self._record
         start = WalPosition(record.timeline, record.start_lsn)
         stop = WalPosition(record.stop_timeline, record.stop_lsn)
         try:
-            timeline = Timeline.parse_hex(name[:8])
-            history = TimelineHistory.parse(timeline, self._archive.read(name))
+            timeline = Timeline.parse_hex(listed.name[:8])
+            history = TimelineHistory.parse(timeline, read_history(self._archive, listed))
             if timeline == record.stop_timeline:
                 history.path(start, stop)
         except (NotFound, CorruptData) as error:

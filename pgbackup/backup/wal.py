@@ -13,6 +13,8 @@ import threading
 import time
 from functools import partial
 
+from crc32c import crc32c
+
 from pgbackup.backup.archivedwal import ArchivedWal, PartialWal
 from pgbackup.errors import ProtocolViolation, WrongSystem
 from pgbackup.pg.history import TimelineHistory
@@ -21,7 +23,7 @@ from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
 from pgbackup.replication.walreceiver import WalStream
 from pgbackup.repo.archive import WalArchive
-from pgbackup.repo.catalog import ObjectRecord
+from pgbackup.repo.catalog import HistoryRecord, ObjectRecord
 from pgbackup.storage.api import Storage
 from pgbackup.stream.sink import BackupState, Sink
 
@@ -65,7 +67,7 @@ class WalAlongside(Sink):
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self.segments: list[Segment] = []
-        self.histories: list[str] = []
+        self.histories: list[HistoryRecord] = []
         self.tail: ObjectRecord | None = None
 
     def reserve(self) -> None:
@@ -159,7 +161,9 @@ class WalAlongside(Sink):
             raise ProtocolViolation(f"the server has lost the history of timeline {timeline}")
         TimelineHistory.parse(timeline, content)
         self._archive.put_history(timeline, content)
-        self.histories.append(timeline.history_name)
+        self.histories.append(
+            HistoryRecord(timeline.history_name, len(content), f"{crc32c(content):08x}")
+        )
 
 
 class _StopRule:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from pgbackup.errors import CorruptData
-from pgbackup.pg.lsn import Lsn, Timeline, is_valid_segment_size
+from pgbackup.pg.lsn import Lsn, Timeline, WalFileKind, WalFileName, is_valid_segment_size
 from pgbackup.storage.names import is_component
 
 if TYPE_CHECKING:
@@ -136,6 +136,13 @@ class Fields:
         value = self.text(key)
         if not is_component(value):
             self._fail(key, "the name of an object")
+        return value
+
+    def history_name(self, key: str) -> str:
+        """The name of a timeline history file."""
+        value = self.text(key)
+        if WalFileName.parse(value).kind is not WalFileKind.HISTORY:
+            self._fail(key, "the name of a history file")
         return value
 
     def texts(self, key: str) -> list[str]:

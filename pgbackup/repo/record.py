@@ -66,6 +66,19 @@ class ObjectRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """A timeline history file of the WAL archive.
+
+    size:   bytes.
+    crc32c: of the content, in whatever form the archive has it; 8 hexadecimal digits.
+    """
+
+    name: str
+    size: int
+    crc32c: str
+
+
+@dataclass(frozen=True, slots=True)
 class WalRange:
     """Consecutive segments of one timeline, by the names of the first and the last."""
 
@@ -117,7 +130,7 @@ class BackupRecord:
     size, stored_size:  bytes of all archives, as tar and as objects.
     checksum_algorithm: of the manifest, as BASE_BACKUP names it.
     compression:        of the archives, in words.
-    wal, histories:     the segments and history files from start to stop, by name.
+    wal, histories:     the segments and history files from start to stop.
     tail:               the object in the folder that holds the last segment up to the stop
                         position, where the archive could not have it; or None.
     """
@@ -144,7 +157,7 @@ class BackupRecord:
     archives: tuple[ArchiveRecord, ...]
     objects: tuple[ObjectRecord, ...]
     wal: tuple[WalRange, ...]
-    histories: tuple[str, ...]
+    histories: tuple[HistoryRecord, ...]
     tail: str | None
     comment: str
     tool_version: str
@@ -182,7 +195,12 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(each) for each in value]
         case (
-            TablespaceRecord() | ArchiveRecord() | ObjectRecord() | WalRange() | ChecksumFailures()
+            TablespaceRecord()
+            | ArchiveRecord()
+            | ObjectRecord()
+            | HistoryRecord()
+            | WalRange()
+            | ChecksumFailures()
         ):
             return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
         case bool():
@@ -226,7 +244,7 @@ def decode_record(data: bytes, name: str) -> BackupRecord:
         archives=tuple(_archive(each) for each in top.groups("archives")),
         objects=tuple(_object(each) for each in top.groups("objects")),
         wal=tuple(_wal_range(each, top) for each in top.groups("wal")),
-        histories=tuple(top.texts("histories")),
+        histories=tuple(_history(each) for each in top.groups("histories")),
         tail=top.object_name("tail") if top.has("tail") else None,
         comment=top.text("comment"),
         tool_version=top.text("tool_version"),
@@ -270,6 +288,10 @@ def _archive(each: Fields) -> ArchiveRecord:
 
 def _object(each: Fields) -> ObjectRecord:
     return ObjectRecord(each.object_name("name"), each.number("size"), each.crc32c("crc32c"))
+
+
+def _history(each: Fields) -> HistoryRecord:
+    return HistoryRecord(each.history_name("name"), each.number("size"), each.crc32c("crc32c"))
 
 
 def _wal_range(each: Fields, top: Fields) -> WalRange:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from crc32c import crc32c
 
-from pgbackup.backup.stored import StoredBackup
+from pgbackup.backup.stored import StoredBackup, read_history
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Segment
 from pgbackup.pg.walfile import LONG_HEADER_SIZE, check_segment_header
 from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import HistoryRecord
 from pgbackup.restore.extract import Rules, Site
 from pgbackup.restore.newfile import NewFile, target_errors
 from pgbackup.restore.plan import RestorePlan, tail_segment_name
@@ -76,10 +77,11 @@ class PgWal:
             file.abort()
         self._mark_archived(segment.name)
 
-    def place_history(self, name: str) -> None:
+    def place_history(self, history: HistoryRecord) -> None:
         """Place a timeline history file. Raises: as place_segment."""
-        put_file(self._site, self._rules, f"{PG_WAL}/{name}", self._archive.read(name))
-        self._mark_archived(name)
+        data = read_history(self._archive, history)
+        put_file(self._site, self._rules, f"{PG_WAL}/{history.name}", data)
+        self._mark_archived(history.name)
 
     def place_tail(self, tail: str) -> None:
         """Place the beginning of a segment that the archive could not have, zeros behind it.

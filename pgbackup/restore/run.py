@@ -171,7 +171,7 @@ def _check_wal(plan: RestorePlan, cluster: ClusterRepository) -> None:
     """Raises: WalGap."""
     record = plan.record
     missing = cluster.archive.missing(record.wal, record.wal_segment_size)
-    missing += [name for name in record.histories if cluster.archive.find(name) is None]
+    missing += [each.name for each in record.histories if cluster.archive.find(each.name) is None]
     if missing:
         raise WalGap(
             f'could not restore backup "{record.label}": WAL file "{missing[0]}" is not in the'
@@ -184,7 +184,7 @@ def _check_wal(plan: RestorePlan, cluster: ClusterRepository) -> None:
 def _wal_tasks(plan: RestorePlan, wal: PgWal) -> list[Task]:
     record = plan.record
     tasks: list[Task] = [partial(wal.place_segment, segment) for segment in record.segments()]
-    tasks += [partial(wal.place_history, name) for name in record.histories]
+    tasks += [partial(wal.place_history, history) for history in record.histories]
     if record.tail is not None:
         tasks.append(partial(wal.place_tail, record.tail))
     return tasks

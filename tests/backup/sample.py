@@ -17,6 +17,7 @@ from pgbackup.repo import layout
 from pgbackup.repo.catalog import (
     ArchiveRecord,
     BackupRecord,
+    HistoryRecord,
     ObjectRecord,
     TablespaceRecord,
     WalRange,
@@ -217,7 +218,10 @@ class Sample:
             archives=archives,
             objects=objects,
             wal=(WalRange(1, names[0], names[-1]),) if names else (),
-            histories=tuple(self.histories),
+            histories=tuple(
+                HistoryRecord(name, len(data), f"{crc32c(data):08x}")
+                for name, data in self.histories.items()
+            ),
             tail=self.tail[0] if self.tail else None,
         )
         return replace(made, **self.changes)  # type: ignore[arg-type]

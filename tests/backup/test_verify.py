@@ -12,7 +12,7 @@ from pgbackup.backup.verify import VerifyReport, verify_backup
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.repo import layout
-from pgbackup.repo.record import ChecksumFailures, TablespaceRecord, WalRange
+from pgbackup.repo.record import ChecksumFailures, HistoryRecord, TablespaceRecord, WalRange
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
@@ -31,11 +31,13 @@ from tests.backup.sample import (
 from tests.backup.wal import sample_wal
 
 FOLDER = layout.backup_folder(SYSTEM, LABEL)
+HISTORY = b"1\t0/1000000\tno recovery target specified\n"
+HISTORY_CRC32C = f"{crc32c(HISTORY):08x}"
 
 
 def good() -> Sample:
     made = sample(tablespace=f"/srv/space{OID}")
-    made.histories["00000002.history"] = b"1\t0/1000000\tno recovery target specified\n"
+    made.histories["00000002.history"] = HISTORY
     return made
 
 
@@ -75,9 +77,7 @@ def test_a_good_backup_with_an_unfinished_segment_has_no_problem() -> None:
 
 def every_object() -> list[str]:
     found = [each.name for each in good().put(MemoryStorage()).storage.list(f"{SYSTEM}/")]
-    # A history file has no checksum: a changed letter of its comment cannot be found, nor matters.
-    left_out = ("cluster.json", ".history")
-    return [name.removeprefix(f"{SYSTEM}/") for name in found if not name.endswith(left_out)]
+    return [name.removeprefix(f"{SYSTEM}/") for name in found if not name.endswith("cluster.json")]
 
 
 @pytest.mark.parametrize("name", every_object())
@@ -186,7 +186,9 @@ def test_an_edited_record_is_found(cluster: ClusterRepository) -> None:
         {"wal": ()},
         {"wal": (WalRange(1, "000000010000000000000002", "000000010000000000000002"),)},
         {"wal": (WalRange(1, "000000010000000000000002", "000000010000000000000004"),)},
-        {"histories": ("00000003.history",)},
+        {"histories": (HistoryRecord("00000003.history", 42, "00c0ffee"),)},
+        {"histories": (HistoryRecord("00000002.history", len(HISTORY) - 1, HISTORY_CRC32C),)},
+        {"histories": (HistoryRecord("00000002.history", len(HISTORY), "00c0ffee"),)},
         {"server_version": 180000},
         {"size": 1},
         {"stored_size": 1},

@@ -121,6 +121,7 @@ def test_a_backup_on_a_later_timeline_has_its_history(
     assert (document["timeline"], document["stop_timeline"]) == (2, 2)
     (history,) = tmp_path.glob("pgbackup-repo/*/wal/00000002.history")
     assert b"no recovery target" in history.read_bytes()
+    succeed(tmp_path, "verify", document["label"])
 
     target = tmp_path / "data"
     succeed(tmp_path, "restore", document["label"], "-D", target)

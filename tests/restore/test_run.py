@@ -246,6 +246,15 @@ class TestRefusals:
         cluster.archive.delete(next(iter(made.segments)).name)
         self.fails(WalGap, "is not in the archive", cluster, tmp_path / "data")
 
+    def test_a_changed_history_file(self, tmp_path: Path) -> None:
+        made = sample()
+        made.histories["00000002.history"] = b"1\t0/1000000\tno recovery target specified\n"
+        cluster = made.put(MemoryStorage())
+        name = cluster.archive.find("00000002.history")
+        assert name is not None
+        rewrite(cluster.storage, name, b"1\t0/1000000\tno recovery target specifies\n")
+        self.fails(CorruptData, "00000002.history", cluster, tmp_path / "data")
+
     def test_wal_of_the_wrong_size(self, tmp_path: Path) -> None:
         made = sample()
         first = next(iter(made.segments))
