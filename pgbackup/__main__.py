@@ -1,20 +1,20 @@
 """Start of the program: the WAL hooks take the import-light way, everything else goes to `cli`."""
 
-import gc
 import sys
 
-COLLECT_EVERY = 50_000
-"""Allocations between two garbage collections. Python's 700 costs a sixth of each start, and
-finds nothing: what is loaded stays, and the data path makes no cycles."""
+HOOKS = ("wal-push", "wal-get")
+HELP = ("--help", "-?")
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    gc.set_threshold(COLLECT_EVERY)
-    try:
-        from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the WAL hooks need it not
-    except KeyboardInterrupt:
-        sys.exit(130)
+    verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    if verb in HOOKS and not any(word in HELP for word in words):
+        from pgbackup.archiving.command import run_hook  # noqa: PLC0415 - only the hooks need it
+
+        run_hook(verb, words)
+    from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the WAL hooks do not need it
+
     sys.exit(run(sys.argv[1:]))
 
 

@@ -23,6 +23,7 @@ RANKS = {
     "repo": 2,
     "replication": 3,
     "backup": 4,
+    "archiving": 5,
     "restore": 5,
     "serve": 5,
     "cli": 6,

@@ -1,0 +1,111 @@
+"""More files that wait to be archived, pushed along with the one that was asked for.
+
+Each leaves a note (marker.py), by which the call that asks for it later returns at once. Nothing
+here can fail the call: a file that could not be pushed is tried again when its turn comes.
+"""
+
+# ruff: noqa: PTH119, PTH120, PTH208 - pathlib is slow to load
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Event, Lock, Thread
+
+from pgbackup.archiving import marker
+from pgbackup.archiving.push import PushedFile, Pusher
+from pgbackup.errors import PgbackupError
+from pgbackup.pg.lsn import WalFileKind, WalFileName
+
+LIMIT_FILES = 31
+LIMIT_BYTES = 1 << 29
+_READY = ".ready"
+
+
+def waiting_files(path: str) -> list[str]:
+    """The paths of all files that the server wants archived, in the order of the server.
+
+    path: of one of them; the list is empty where it has no archive_status beside it.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        entries = os.listdir(f"{folder}/archive_status")
+    except OSError:
+        return []
+    names = [
+        WalFileName.parse(entry.removesuffix(_READY)) for entry in entries if entry.endswith(_READY)
+    ]
+    wanted = [name for name in names if name.kind is not WalFileKind.OTHER]
+    wanted.sort(key=lambda name: (name.kind is not WalFileKind.HISTORY, name.text))
+    return [f"{folder}/{name.text}" for name in wanted]
+
+
+class Backlog:
+    """The files to push besides the one that was asked for."""
+
+    def __init__(self, pusher: Pusher, spool: str, repo: str) -> None:
+        """Touch nothing yet.
+
+        spool: directory of the notes, safe.
+        repo:  as the user named it.
+        """
+        self._pusher = pusher
+        self._spool = spool
+        self._repo = repo
+        self._stop = Event()
+        self._next = Lock()
+
+    def push(self, paths: list[str], asked: str, folder: str, jobs: int) -> None:
+        """Push the first of the waiting files that were not pushed before, up to the limits.
+
+        paths:  of all waiting files.
+        asked:  the one that is pushed already.
+        folder: local directory of the repository's objects.
+        """
+        names = {os.path.basename(path) for path in paths}
+        with suppress(OSError):
+            marker.forget_others(self._spool, names)
+        chosen = list(self._choose(paths, os.path.basename(asked)))
+        source = iter(chosen)
+        count = min(jobs, len(chosen))
+        threads = [Thread(target=self._work, args=(source, folder)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _choose(self, paths: list[str], asked: str) -> Iterator[str]:
+        files, size = 0, 0
+        for path in paths:
+            if os.path.basename(path) == asked or marker.has_note(self._spool, path, self._repo):
+                continue
+            try:
+                size += os.lstat(path).st_size
+            except OSError:
+                continue
+            files += 1
+            if files > LIMIT_FILES or size > LIMIT_BYTES:
+                return
+            yield path
+
+    def _work(self, source: Iterator[str], folder: str) -> None:
+        while not self._stop.is_set():
+            with self._next:
+                path = next(source, None)
+            if path is None:
+                return
+            with suppress(PgbackupError, OSError):
+                self._push_one(path, folder)
+
+    def _push_one(self, path: str, folder: str) -> None:
+        file = PushedFile(path)
+        try:
+            stored = f"{folder}/{self._pusher.push(file)}"
+            if file.is_unchanged():
+                marker.leave_note(self._spool, path, self._repo, file.found, stored)
+        finally:
+            file.close()

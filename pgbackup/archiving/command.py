@@ -1,0 +1,179 @@
+"""What PostgreSQL starts: one run of wal-push or wal-get, from the command line to the exit status.
+
+The exit status is all that the server looks at. wal-push ends with 0 or with 1 to 125, never
+above, which would end the archiver. wal-get ends with 1 only when a file is proven absent; a
+status from 1 to 125 lets recovery end, and the server start, at that point.
+
+Modules are loaded here when it is clear that they are needed.
+"""
+
+# ruff: noqa: PLC0415 - every import costs the server time
+
+import os
+import sys
+
+from pgbackup.archiving.marker import take_note
+from pgbackup.archiving.options import Options, parse_options
+from pgbackup.archiving.spooldir import make_safe, spool_directory
+
+TYPE_CHECKING = False  # that of typing, which is slow to load
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from pgbackup.errors import PgbackupError
+
+DELIVERED = 0
+ABSENT = 1
+PUSH_FAILED = 1
+UNKNOWN = 255
+"""Recovery stops: whether the file exists could not be found out."""
+
+_HIGHEST = 125  # of the statuses by which the archiver does not end
+
+
+def run_hook(verb: str, words: list[str]) -> None:
+    """Run a hook, and end the process."""
+    os.umask(0o077)
+    sys.excepthook = _end_of_push if verb == "wal-push" else _end_of_get
+    os._exit(run(verb, words, is_process=True))
+
+
+def run(verb: str, words: list[str], *, is_process: bool = False) -> int:
+    """Run a hook; return its exit status, having said on standard error what went wrong.
+
+    is_process: the process does nothing else, and its signals are ours.
+    """
+    options = parse_options(verb, words)
+    return archive(options, is_process) if verb == "wal-push" else restore(options)
+
+
+def archive(options: Options, is_process: bool = False) -> int:
+    """archive_command."""
+    if options.fault is None:
+        spool = spool_directory(options.paths[0], options.spool)
+        if spool is not None and take_note(spool, options.paths[0], options.repo):
+            return DELIVERED
+    from pgbackup.errors import PgbackupError
+
+    try:
+        options.check()
+        if is_process:
+            _end_in_order_at_sigterm()
+        push(options)
+    except PgbackupError as failure:
+        say_error(failure)
+        return min(max(failure.exit_code, PUSH_FAILED), _HIGHEST)
+    return DELIVERED
+
+
+def push(options: Options) -> None:
+    """Push the file that was asked for, then others that wait.
+
+    Raises: PgbackupError if the one that was asked for is not in the archive.
+    """
+    from pgbackup.archiving.push import PushedFile, Pusher
+    from pgbackup.archiving.server import read_identity
+    from pgbackup.repo.repository import Repository
+    from pgbackup.storage.registry import open_storage
+
+    path = options.paths[0]
+    file = PushedFile(path)
+    try:
+        storage = open_storage(options.repo)
+        repository = Repository.open(storage, create=True)
+        pusher = Pusher(repository, read_identity(), options.level)
+        pusher.push(file)
+    finally:
+        file.close()
+    spool, folder = spool_directory(path, options.spool), storage.features.local_path
+    if spool is None or folder is None:
+        return
+    from pgbackup.archiving.backlog import Backlog, waiting_files
+
+    waiting = waiting_files(path)
+    if len(waiting) > 1 and make_safe(spool):
+        from pgbackup.errors import Interrupted
+
+        try:
+            Backlog(pusher, spool, options.repo).push(waiting, path, folder, options.jobs)
+        except Interrupted:
+            return  # what was asked for is in the archive
+
+
+def restore(options: Options) -> int:
+    """restore_command."""
+    from pgbackup.archiving.server import is_standby
+    from pgbackup.errors import PgbackupError
+
+    try:
+        options.check()
+        return DELIVERED if get(options) else ABSENT
+    except PgbackupError as error:
+        say_error(error)
+        return ABSENT if is_standby() else UNKNOWN
+
+
+def get(options: Options) -> bool:
+    """Deliver the file; False if it is proven absent.
+
+    Raises: PgbackupError if that could not be found out.
+    """
+    from pgbackup.archiving.get import get_file, retry
+
+    name, target = options.paths
+    spool = spool_directory(target, options.spool)
+    return retry(lambda: get_file(name, target, options, spool), options.timeout)
+
+
+def say(text: str) -> None:
+    """A message for the server's log. That nobody listens changes no answer."""
+    try:  # noqa: SIM105 - contextlib is slow to load
+        os.write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
+    except OSError:
+        pass
+
+
+def say_error(error: "PgbackupError") -> None:
+    """An error, in PostgreSQL's layout."""
+    lines = [f"pgbackup: error: {error.message}"]
+    if error.detail:
+        lines.append(f"DETAIL: {error.detail}")
+    if error.hint:
+        lines.append(f"HINT: {error.hint}")
+    say("\n".join(lines))
+
+
+def _end_in_order_at_sigterm() -> None:
+    import signal
+
+    from pgbackup.errors import Interrupted
+
+    def interrupt(number: int, frame: "FrameType | None") -> None:
+        raise Interrupted("the command was terminated by a signal")
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _end_of_push(
+    kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
+) -> None:
+    _end(kind, error, traceback, PUSH_FAILED)
+
+
+def _end_of_get(
+    kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
+) -> None:
+    # Python would end with 1, which means: there is no such file, end recovery here.
+    _end(kind, error, traceback, UNKNOWN)
+
+
+def _end(
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: "TracebackType | None",
+    status: int,
+) -> None:
+    try:
+        sys.__excepthook__(kind, error, traceback)
+    finally:
+        os._exit(status)

@@ -1,0 +1,44 @@
+"""The directory in which the hooks of one server remember things from call to call.
+
+What lies there only saves time: it may be removed at any moment, and no answer depends on it
+alone. Nothing is taken from a directory that others can write to.
+"""
+
+# ruff: noqa: PTH102 - pathlib is slow to load
+
+import os
+import stat
+
+NAME = "pgbackup.spool"
+
+
+def spool_directory(path: str, chosen: str | None) -> str | None:
+    """Where the spool of a server is; None if it has none.
+
+    path:   as the server gave it; what lies in pg_wal has its spool there.
+    chosen: the user's own place; "" is none.
+    """
+    if chosen is not None:
+        return chosen or None
+    folder, _, _ = path.rpartition("/")
+    return f"{folder}/{NAME}" if folder.rpartition("/")[2] == "pg_wal" else None
+
+
+def is_safe(directory: str) -> bool:
+    """Tell whether a directory is there, ours, and nobody else's."""
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    )
+
+
+def make_safe(directory: str) -> bool:
+    """Make the directory if there is none; tell whether it can be used."""
+    try:  # noqa: SIM105 - contextlib is slow to load
+        os.mkdir(directory, 0o700)
+    except OSError:
+        pass
+    return is_safe(directory)
