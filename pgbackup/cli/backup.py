@@ -1,5 +1,6 @@
 """`pgbackup backup`."""
 
+import shlex
 import sys
 from enum import StrEnum
 from functools import partial
@@ -131,7 +132,7 @@ def _tell(record: BackupRecord, repo: str) -> None:
         f" {format_size(record.size)}, stored in {format_size(record.stored_size)},"
         f" {record.duration_seconds:.1f} s"
     )
-    prefix = "" if repo == options.DEFAULT_REPO else f" -B {repo}"
+    prefix = "" if repo == options.DEFAULT_REPO else f" -B {shlex.quote(repo)}"
     say(f"to check it, type: pgbackup verify{prefix} {record.label}")
     if record.checksum_failures.is_damaged:
         say_warning("the server found damaged pages; this backup holds them as they are")

@@ -1,5 +1,6 @@
 """`pgbackup restore`."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -64,7 +65,7 @@ def restore(
             f"restored backup {record.label} into {decided.directory}:"
             f" {outcome.files} files, {format_size(outcome.size)}, {outcome.seconds:.1f} s"
         )
-        say(f"to start it, type: pg_ctl -D {decided.directory} start")
+        say(f"to start it, type: pg_ctl -D {shlex.quote(decided.directory)} start")
 
 
 def _print_plan(plan: RestorePlan, *, as_json: bool) -> None:
