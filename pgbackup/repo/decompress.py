@@ -1,8 +1,12 @@
 """Plain bytes out of a zstd object, proven to be all of them.
 
-Three checks, each of which finds what the others do not: every frame reaches its end, has a
-checksum of its content that matches, and as many bytes come out as it says. The library alone
-does not do: its streaming readers return less than all, without an error, if the input ends early.
+Four checks, each of which finds what the others do not: every frame begins with a header as zstd
+writes it, reaches its end, has a checksum of its content that matches, and as many bytes come out
+as it says. The library alone does not do: it passes over bits of the header that change nothing,
+and its streaming readers return less than all, without an error, if the input ends early.
+
+The decoder is fed block by block: a block holds at most 128 KiB, while a few bytes of input could
+make it give any number of blocks at once.
 """
 
 from collections.abc import Iterator
@@ -12,18 +16,29 @@ import zstandard
 from pgbackup.errors import CorruptData
 from pgbackup.storage.api import ObjectReader
 
-# Bytes handed to the decompressor at once. A block of 128 KiB can take as little as 4 bytes, so
-# this also bounds what a hostile object makes us hold: 128 MiB.
-_FEED = 4096
+_FEED = 1 << 16  # bytes read ahead
 
 _MAX_HEADER = 18  # bytes; RFC 8878, 3.1.1.1
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC_END = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f
 _SKIPPABLE_HEADER = 8  # bytes
 
+_DESCRIPTOR = 4  # offset of the frame header's descriptor
+_WINDOW = 5  # offset of the window descriptor, where there is one
+_SINGLE_SEGMENT = 0x20  # the window is the content: no window descriptor
+_CHECKSUM = 0x04
+_NEVER_SET = 0x1B  # unused, reserved, dictionary: we have none to decode with
+_MANTISSA = 0x07  # of the window descriptor
+_CHECKSUM_SIZE = 4  # bytes
+
+_BLOCK_HEADER = 3  # bytes; RFC 8878, 3.1.1.2
+_RLE = 1
+_RESERVED = 3
+_MAX_BLOCK = 128 << 10  # bytes
+
 
 def plain_chunks(reader: ObjectReader, name: str) -> Iterator[bytes]:
-    """Yield the content of all frames of an object, in pieces of any size.
+    """Yield the content of all frames of an object, in pieces of up to 128 KiB.
 
     The bytes are proven when the iterator is exhausted, not before.
 
@@ -31,11 +46,11 @@ def plain_chunks(reader: ObjectReader, name: str) -> Iterator[bytes]:
 
     Raises: CorruptData, StorageError.
     """
-    source = _Source(reader)
+    source = _Source(reader, name)
     frames = 0
-    while source.fill(_MAX_HEADER):
-        if source.data[:1] >= b"\x50" and source.data[1:4] == _SKIPPABLE_MAGIC_END:
-            _skip(source, name)
+    while head := source.peek(_MAX_HEADER):
+        if head[:1] >= b"\x50" and head[1:4] == _SKIPPABLE_MAGIC_END:
+            _skip(source)
             continue
         yield from _frame_chunks(source, name)
         frames += 1
@@ -44,36 +59,42 @@ def plain_chunks(reader: ObjectReader, name: str) -> Iterator[bytes]:
 
 
 class _Source:
-    """Stored bytes, with those in front that were read ahead."""
+    """Stored bytes, taken in the pieces that the format has."""
 
-    def __init__(self, reader: ObjectReader) -> None:
+    def __init__(self, reader: ObjectReader, name: str) -> None:
         self._reader = reader
-        self.data = b""
+        self._name = name
+        self._ahead = b""
 
-    def fill(self, size: int) -> bool:
-        """Read ahead to at least this many bytes, if there are; tell whether there are any."""
-        while len(self.data) < size and (more := self._reader.read(_FEED)):
-            self.data += more
-        return bool(self.data)
+    def peek(self, size: int) -> bytes:
+        """The next bytes, fewer only at the end."""
+        if len(self._ahead) < size:
+            self._ahead += self._reader.read(max(_FEED, size - len(self._ahead)))
+        return self._ahead[:size]
 
-    def take(self) -> bytes:
-        """The next bytes; none at the end."""
-        taken, self.data = self.data, b""
-        return taken or self._reader.read(_FEED)
+    def take(self, size: int) -> bytes:
+        """Exactly so many bytes. Raises: CorruptData."""
+        taken = self.peek(size)
+        if len(taken) < size:
+            raise _damaged(self._name, "it is truncated")
+        self._ahead = self._ahead[size:]
+        return taken
 
 
 def _frame_chunks(source: _Source, name: str) -> Iterator[bytes]:
-    wanted = _content_size(source.data, name)
+    head = source.peek(_MAX_HEADER)
+    wanted = _content_size(head, name)
     decompressor = zstandard.ZstdDecompressor().decompressobj()
-    size = 0
-    while not decompressor.eof:
-        data = source.take()
-        if not data:
-            raise _damaged(name, "it is truncated")
+    data = source.take(zstandard.frame_header_size(head))
+    size, is_last = 0, False
+    while not is_last:
+        block, is_last = _take_block(source, name)
+        data += block
         try:
             plain = decompressor.decompress(data)
         except zstandard.ZstdError as error:
             raise _damaged(name, "a frame cannot be decompressed") from error
+        data = b""
         size += len(plain)
         if wanted is not None and size > wanted:
             break
@@ -81,31 +102,50 @@ def _frame_chunks(source: _Source, name: str) -> Iterator[bytes]:
             yield plain
     if wanted is not None and size != wanted:
         raise _damaged(name, f"a frame has other than the {wanted} bytes it tells of")
-    source.data = decompressor.unused_data + source.data
+    if not decompressor.eof:
+        raise _damaged(name, "a frame has no end")
 
 
 def _content_size(header: bytes, name: str) -> int | None:
-    """How many bytes a frame says it holds, if it does."""
+    """How many bytes a frame says it holds, if it does.
+
+    Raises: CorruptData for a header that zstd does not write.
+    Source: zstd_compress.c, ZSTD_writeFrameHeader (zstd 1.5)
+    """
     if not header.startswith(_MAGIC):
         raise _damaged(name, "it is not in zstd format")
     try:
         parameters = zstandard.get_frame_parameters(header)
     except zstandard.ZstdError as error:
         raise _damaged(name, "it is truncated or not in zstd format") from error
-    if not parameters.has_checksum:
+    descriptor = header[_DESCRIPTOR]
+    if not descriptor & _CHECKSUM:
         raise _damaged(name, "a frame has no checksum")
-    unknown = parameters.content_size == zstandard.CONTENTSIZE_UNKNOWN
-    return None if unknown else parameters.content_size
+    is_unknown = parameters.content_size == zstandard.CONTENTSIZE_UNKNOWN
+    is_odd = bool(descriptor & _NEVER_SET)
+    if not descriptor & _SINGLE_SEGMENT:
+        # A window that holds all of a content whose size is known is not written.
+        is_useless = not is_unknown and parameters.window_size >= parameters.content_size
+        is_odd = is_odd or is_useless or bool(header[_WINDOW] & _MANTISSA)
+    if is_odd:
+        raise _damaged(name, "the header of a frame is not one that zstd writes")
+    return None if is_unknown else parameters.content_size
 
 
-def _skip(source: _Source, name: str) -> None:
-    left = int.from_bytes(source.data[4:_SKIPPABLE_HEADER], "little") + _SKIPPABLE_HEADER
+def _take_block(source: _Source, name: str) -> tuple[bytes, bool]:
+    """A block with its header, and with the checksum if it is the last; whether it is that."""
+    head = int.from_bytes(source.peek(_BLOCK_HEADER), "little")
+    is_last, kind, length = bool(head & 1), head >> 1 & 3, head >> 3
+    if kind == _RESERVED or length > _MAX_BLOCK:
+        raise _damaged(name, "a frame cannot be decompressed")
+    stored = 1 if kind == _RLE else length
+    return source.take(_BLOCK_HEADER + stored + (_CHECKSUM_SIZE if is_last else 0)), is_last
+
+
+def _skip(source: _Source) -> None:
+    left = int.from_bytes(source.take(_SKIPPABLE_HEADER)[4:], "little")
     while left:
-        data = source.take()
-        if not data:
-            raise _damaged(name, "it is truncated")
-        source.data = data[left:]
-        left -= min(left, len(data))
+        left -= len(source.take(min(left, _FEED)))
 
 
 def _damaged(name: str, reason: str) -> CorruptData:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -10,12 +12,15 @@ import zstandard
 from pgbackup.errors import CorruptData
 from pgbackup.repo.decompress import plain_chunks
 from pgbackup.storage.memory import MemoryStorage
+from tests.backup.wal import sample_wal
+from tests.repo.samples import SYSTEM
 
+DESCRIPTOR, WINDOW = 4, 5  # offsets in a frame header
 PLAIN = os.urandom(3000) + bytes(200_000) + os.urandom(3000)
 
 
-def compress(plain: bytes, *, checksum: bool = True, sized: bool = True) -> bytes:
-    compressor = zstandard.ZstdCompressor(3, write_checksum=checksum, write_content_size=sized)
+def compress(plain: bytes, *, level: int = 3, checksum: bool = True, sized: bool = True) -> bytes:
+    compressor = zstandard.ZstdCompressor(level, write_checksum=checksum, write_content_size=sized)
     return compressor.compress(plain)
 
 
@@ -64,12 +69,54 @@ def test_a_flipped_bit_is_found_wherever_it_is() -> None:
     plain = os.urandom(300)
     stored = bytearray(compress(plain))
     for position in range(len(stored)):
-        for bit in (1, 0x80):
-            stored[position] ^= bit
+        for bit in range(8):
+            stored[position] ^= 1 << bit
             with pytest.raises(CorruptData):
                 decode(bytes(stored))
-            stored[position] ^= bit
+            stored[position] ^= 1 << bit
     assert decode(bytes(stored)) == plain
+
+
+@pytest.mark.parametrize("level", [1, 3, 19])
+def test_a_flipped_bit_in_a_stored_segment_is_found_unless_it_changes_nothing(level: int) -> None:
+    for plain in sample_wal(SYSTEM)[0].values():
+        stored = bytearray(zstandard.ZstdCompressor(level, write_checksum=True).compress(plain))
+        sampled = range(32, len(stored) - 32, len(stored) // 60)
+        unnoticed = []
+        for position in [*range(32), *sampled, *range(len(stored) - 32, len(stored))]:
+            for bit in range(8):
+                stored[position] ^= 1 << bit
+                with suppress(CorruptData):
+                    assert decode(bytes(stored)) == plain
+                    unnoticed.append((position, bit))
+                stored[position] ^= 1 << bit
+        # Half the window, which other options of zstd ask for; spare codes of compressed blocks.
+        assert {each for each in unnoticed if each[0] < 18} <= {(WINDOW, 3)}
+        assert len(unnoticed) < 10
+
+
+SEGMENT = compress(os.urandom(1 << 20), level=1)
+"""Of which the header is 28b52ffd 84 48 00001000: checksum, 4 bytes of size, window of 512 KiB."""
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [
+        pytest.param(DESCRIPTOR, 0x94, id="unused-bit"),
+        pytest.param(DESCRIPTOR, 0x8C, id="reserved-bit"),
+        pytest.param(DESCRIPTOR, 0x80, id="no-checksum"),
+        pytest.param(DESCRIPTOR, 0x85, id="dictionary"),
+        pytest.param(WINDOW, 0x49, id="window-between-powers"),
+        pytest.param(WINDOW, 0x50, id="window-as-large-as-the-content"),
+        pytest.param(WINDOW, 0x58, id="window-larger-than-the-content"),
+    ],
+)
+def test_a_header_that_zstd_does_not_write_is_refused(position: int, value: int) -> None:
+    assert SEGMENT[:10].hex() == "28b52ffd844800001000"
+    changed = bytearray(SEGMENT)
+    changed[position] = value
+    with pytest.raises(CorruptData, match=r"header|checksum|not in zstd format"):
+        decode(bytes(changed))
 
 
 @pytest.mark.parametrize(
@@ -92,13 +139,30 @@ def test_what_is_not_whole_frames_with_checksums_is_refused(stored: bytes) -> No
         decode(stored)
 
 
-def test_a_bomb_is_given_in_pieces() -> None:
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_bomb_is_given_in_pieces(sized: bool) -> None:
     storage = MemoryStorage()
-    bomb = compress(bytes(64 << 20), sized=False)
+    bomb = compress(bytes(64 << 20), sized=sized)
     storage.create("x", bomb)
     with storage.reader("x") as reader:
         sizes = [len(chunk) for chunk in plain_chunks(reader, "x")]
     assert sum(sizes) == 64 << 20
+    assert max(sizes) <= 128 << 10
+
+
+OPTIONS = ["-1", "-3", "-19", "--fast=5", "--long=27", "--ultra -22", "-T2", "--zstd=wlog=12"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("size", [0, 255, 65_792, 1 << 20, 2 << 20])
+def test_what_the_stock_tool_writes_is_accepted(options: str, size: int, tmp_path: Path) -> None:
+    plain = b"".join(sample_wal(SYSTEM)[0].values())[:size]
+    (tmp_path / "x").write_bytes(plain)
+    command = ["zstd", "-q", *options.split()]
+    sized = subprocess.run([*command, "-c", tmp_path / "x"], capture_output=True, check=True)
+    assert decode(sized.stdout) == plain
+    piped = subprocess.run(command, input=plain, capture_output=True, check=True)
+    assert decode(piped.stdout) == plain
 
 
 def test_the_stock_tool_reads_and_writes_the_same() -> None:
