@@ -33,8 +33,10 @@ VERBS = {
     "show": "show",
     "verify": "verify",
     "restore": "restore",
+    "wal-push": "wal_push",
+    "wal-get": "wal_get",
 }
-"""Each verb and its function, in the module of the verb's name."""
+"""Each verb and its function, in the module of the verb's name, dashes as underscores."""
 
 ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -84,8 +86,9 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_options)
     wanted = [name for name in VERBS if name in arguments[:1]]
     for name in wanted or VERBS:
-        function = getattr(import_module(f"pgbackup.cli.{name}"), VERBS[name])
-        app.command(name, epilog=EXIT_STATUS)(function)
+        module = import_module(f"pgbackup.cli.{name.replace('-', '_')}")
+        epilog = getattr(module, "EXIT_STATUS", EXIT_STATUS)
+        app.command(name, epilog=epilog)(getattr(module, VERBS[name]))
     return app
 
 

@@ -1,0 +1,123 @@
+"""What the hooks load. PostgreSQL starts one for every file, so each module counts.
+
+No clock is read: what Python itself says of the time of an import is compared with the time that
+it needs for its own standard library on the same machine at the same moment.
+"""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pgbackup.archiving import marker
+from tests.archiving.serverdir import ServerDirectory, segment
+from tests.cli.program import environment
+
+HEAVY = {
+    "argparse",
+    "asyncio",
+    "concurrent.futures",
+    "crc32c",
+    "dataclasses",
+    "datetime",
+    "hashlib",
+    "importlib.metadata",
+    "inspect",
+    "logging",
+    "multiprocessing",
+    "pathlib",
+    "psycopg",
+    "pydantic",
+    "shutil",
+    "socket",
+    "subprocess",
+    "tempfile",
+    "tqdm",
+    "typer",
+    "urllib.parse",
+}
+LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| ( *)(\S+)")
+OWN_MODULES = 40
+"""Of pgbackup, that a hook may load."""
+
+FACTOR = 6
+"""How much longer than `typing` all modules of a hook may take; 3 to 4 where it was measured."""
+
+
+def imports(server: ServerDirectory, *words: str) -> dict[str, int]:
+    """Run a hook; every module that it loads, with the microseconds of its own."""
+    start = "from pgbackup.__main__ import main; main()"  # as the installed script does
+    line = [sys.executable, "-X", "importtime", "-c", start, *words]
+    done = subprocess.run(
+        line, cwd=server.path, env=environment(), capture_output=True, text=True, check=False
+    )
+    found = LINE.findall(done.stderr)
+    return {name: int(own) for own, _, name in found}
+
+
+@pytest.fixture
+def pushed(server: ServerDirectory) -> ServerDirectory:
+    server.make(segment(1))
+    assert server.push(segment(1).name) == 0
+    return server
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("wal-push", "pg_wal/{name}"), ("wal-get", "{name}", "pg_wal/RECOVERYXLOG")],
+    ids=["push", "get"],
+)
+def test_a_hook_loads_nothing_heavy(pushed: ServerDirectory, words: tuple[str, ...]) -> None:
+    names = [word.format(name=segment(1).name) for word in words]
+    loaded = imports(pushed, names[0], "-B", str(pushed.repo), *names[1:])
+    assert "pgbackup.repo.repository" in loaded
+    assert not HEAVY & set(loaded)
+    assert sum(name.startswith("pgbackup") for name in loaded) <= OWN_MODULES
+
+
+def test_a_file_that_was_pushed_ahead_needs_almost_nothing(
+    server: ServerDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker, "_SETTLED", -1)
+    server.make(segment(1))
+    server.make(segment(2))
+    assert server.push(segment(1).name) == 0
+    note = server.spool / f"pushed.{segment(2).name}"
+    assert note.exists()
+    loaded = imports(server, "wal-push", "-B", str(server.repo), f"pg_wal/{segment(2).name}")
+    assert not note.exists()
+    assert {name for name in loaded if name.startswith("pgbackup")} == {
+        "pgbackup",
+        "pgbackup.__main__",
+        "pgbackup.archiving",
+        "pgbackup.archiving.command",
+        "pgbackup.archiving.marker",
+        "pgbackup.archiving.options",
+        "pgbackup.archiving.spooldir",
+    }
+    assert not {"typing", "re", "enum", "contextlib"} & set(loaded)
+
+
+def test_the_modules_of_a_hook_are_loaded_in_a_few_times_the_time_of_one_of_pythons(
+    pushed: ServerDirectory,
+) -> None:
+    words = ("wal-push", "-B", str(pushed.repo), f"pg_wal/{segment(1).name}")
+    imports(pushed, *words)  # compiled from now on
+    measured = [imports(pushed, *words) for _ in range(5)]
+    own = min(
+        sum(time for name, time in run.items() if name.startswith("pgbackup")) for run in measured
+    )
+    typing = min(
+        sum(run[name] for name in ("typing", "re", "collections", "functools", "enum"))
+        for run in measured
+    )
+    assert own < FACTOR * typing
+
+
+def test_a_heavy_module_would_be_noticed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import dataclasses"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert {"dataclasses", "inspect"} <= {name for _, _, name in LINE.findall(done.stderr)} & HEAVY
