@@ -21,15 +21,15 @@ RECORD = "backup.json"
 
 COMPRESSED_SUFFIX = ".zst"
 
-_LABEL = re.compile(r"(?!9999)\d{8}T\d{6}[FI]", re.ASCII)  # datetime ends with 9999
+_LABEL = r"(?!9999)[0-9]{8}T[0-9]{6}[FI]"  # datetime ends with 9999
 _LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
-_SYSTEM = re.compile(r"[1-9]\d{0,19}", re.ASCII)
-_ARCHIVE = re.compile(r"(base|\d+)\.tar(\.zst)?", re.ASCII)
+_SYSTEM = r"[1-9][0-9]{0,19}"
+_ARCHIVE = r"(base|[0-9]+)\.tar(\.zst)?"
 
 
 def parse_system(folder: str) -> int | None:
     """The system identifier that a folder at the top is named by, or None."""
-    if _SYSTEM.fullmatch(folder) is None or int(folder) >= 1 << 64:
+    if re.fullmatch(_SYSTEM, folder) is None or int(folder) >= 1 << 64:
         return None
     return int(folder)
 
@@ -105,12 +105,12 @@ def index_name(archive: str) -> str:
 
 def is_archive_name(name: str) -> bool:
     """Tell whether an object in a backup's folder is named as an archive."""
-    return _ARCHIVE.fullmatch(name) is not None
+    return re.fullmatch(_ARCHIVE, name) is not None
 
 
 def is_label(text: str) -> bool:
     """Tell whether a text is formed as a backup's label is."""
-    if _LABEL.fullmatch(text) is None:
+    if re.fullmatch(_LABEL, text) is None:
         return False
     try:
         label_time(text)

@@ -5,7 +5,6 @@ nothing is stored. Otherwise it is stored; if somebody else was faster, the arch
 and compared then.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
@@ -16,6 +15,8 @@ from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, ObjectWriter
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     import zstandard
 
 
@@ -104,7 +105,7 @@ class NewFileWriter(SegmentWriter):
         self._own = file.object_name(compressed=level is not None)
         self._other = file.object_name(compressed=level is None)
         self._compressor = None if level is None else _compressor(level, size)
-        self._digest = hashlib.sha256()
+        self._digest = _sha256()
         self._writer: ObjectWriter = file.storage.writer(self._own)
 
     def abort(self) -> None:
@@ -138,7 +139,7 @@ class NewFileWriter(SegmentWriter):
 
     def _expect_same(self, stored: str) -> None:
         """Compare with what somebody else stored meanwhile."""
-        digest = hashlib.sha256()
+        digest = _sha256()
         for chunk in self._file.object_chunks(stored):
             digest.update(chunk)
         if digest.digest() != self._digest.digest():
@@ -211,3 +212,9 @@ def _compressor(level: int, size: int) -> "zstandard.ZstdCompressionObj":
     import zstandard  # noqa: PLC0415 - slow to load, and plain segments need none
 
     return zstandard.ZstdCompressor(level, write_checksum=True).compressobj(size=size)
+
+
+def _sha256() -> "_Hash":
+    import hashlib  # noqa: PLC0415 - slow to load, and the WAL hooks compare without it
+
+    return hashlib.sha256()
