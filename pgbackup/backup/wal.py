@@ -111,6 +111,8 @@ class WalAlongside(Sink):
     def _run(self, start: WalPosition) -> None:
         try:
             self._stream(start)
+        except _GivenUp:
+            pass
         except BaseException as error:  # noqa: BLE001 - raised in the owner
             self._error = error
         finally:
@@ -133,7 +135,7 @@ class WalAlongside(Sink):
         finally:
             wal.abort()
             self.segments = wal.segments
-        if rule.stop is not None and not rule.is_cancelled and wal.flush_lsn < rule.stop.lsn:
+        if rule.stop is not None and wal.flush_lsn < rule.stop.lsn:
             self._stream_tail(wal.segment, rule.stop.lsn)
 
     def _stream_tail(self, segment: Segment, stop: Lsn) -> None:
@@ -143,7 +145,7 @@ class WalAlongside(Sink):
             stream = WalStream(
                 self._transport,
                 tail,
-                lambda: self._rule.is_cancelled or tail.write_lsn >= stop,
+                partial(self._is_complete, tail, stop),
                 slot=self._slot,
             )
             stream.run(WalPosition(segment.timeline, segment.start))
@@ -152,6 +154,10 @@ class WalAlongside(Sink):
             self.tail = tail.commit()
         finally:
             tail.abort()
+
+    def _is_complete(self, tail: PartialWal, stop: Lsn) -> bool:
+        self._rule.check()
+        return tail.write_lsn >= stop
 
     def _fetch_history(self, timeline: Timeline) -> None:
         if timeline == 1:
@@ -164,6 +170,10 @@ class WalAlongside(Sink):
         self.histories.append(
             HistoryRecord(timeline.history_name, len(content), f"{crc32c(content):08x}")
         )
+
+
+class _GivenUp(Exception):
+    """The backup has failed; its WAL is of no use."""
 
 
 class _StopRule:
@@ -179,9 +189,13 @@ class _StopRule:
         self._changed_at = 0.0
         self._seen = Lsn(0)
 
-    def is_met(self, wal: ArchivedWal) -> bool:
+    def check(self) -> None:
+        """Raises: _GivenUp, so that nobody waits for a server that may not answer any more."""
         if self.is_cancelled:
-            return True
+            raise _GivenUp
+
+    def is_met(self, wal: ArchivedWal) -> bool:
+        self.check()
         if self.stop is None or wal.write_lsn < self.stop.lsn:
             return False
         if wal.flush_lsn >= self.stop.lsn:

@@ -1,5 +1,8 @@
 """The server goes away in the middle of a backup: an error, no backup, and nothing in the way."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,22 @@ def test_a_backup_that_exists_is_not_touched_by_one_that_fails(scene: Scene) -> 
     assert scene.labels() == before
     scene.verify(before[0])
     assert scene.unfinished() == []
+
+
+@pytest.mark.parametrize("major", [16], ids=["pg16"])
+def test_a_server_that_hangs_does_not_keep_a_backup_from_being_stopped(scene: Scene) -> None:
+    under_way = scene.begin_slow_backup()
+    found = scene.server.sql(
+        "SELECT pid FROM pg_stat_replication WHERE application_name = 'pgbackup'"
+    )
+    for (pid,) in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        under_way.send(signal.SIGINT)
+        assert under_way.wait().status == 130
+        assert time.monotonic() - began < 5
+    finally:
+        for (pid,) in found:
+            os.kill(pid, signal.SIGCONT)
+    assert_nothing_is_left_but_wal(scene)
