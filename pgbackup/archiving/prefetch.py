@@ -98,16 +98,25 @@ class Prefetch:
         """Life of the background process; it does not return."""
         try:
             _detach()
-            self._fetch(segment)
+            self.fetch(segment)
         finally:
             os._exit(0)
 
-    def _fetch(self, segment: Segment) -> None:
+    def fetch(self, segment: Segment) -> None:
+        """Fetch the segments after one, as far as they are there, unless somebody else does.
+
+        Raises: PgbackupError, OSError; the spool is in order whatever happens.
+        """
         from pgbackup.storage.leftovers import try_flock  # noqa: PLC0415 - only here
 
         lock = os.open(f"{self._spool}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not try_flock(lock):
-            return
+        try:
+            if try_flock(lock):
+                self._fetch_following(segment)
+        finally:
+            os.close(lock)
+
+    def _fetch_following(self, segment: Segment) -> None:
         following = list(self._following(segment))
         self._tidy({each.name for each in following})
         if not make_safe(self._folder):
