@@ -11,7 +11,12 @@ from typing import NamedTuple, Protocol
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Segment, Timeline, WalFileKind, WalFileName
 from pgbackup.repo import layout
-from pgbackup.repo.segmentwriter import ComparingWriter, NewFileWriter, SegmentWriter
+from pgbackup.repo.segmentwriter import (
+    ComparingWriter,
+    NewFileWriter,
+    SecondFormWriter,
+    SegmentWriter,
+)
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, Storage
 
@@ -118,6 +123,23 @@ class WalArchive:
     def put_history(self, timeline: Timeline, data: Bytes) -> None:
         """Archive a timeline history file. Raises: Conflict, StorageError."""
         self.put_file(timeline.history_name, data)
+
+    def compress(self, name: str, size: int, level: int) -> None:
+        """Replace the plain form of a file by the compressed one.
+
+        At every moment one of the two is there, whole and durable.
+
+        size: bytes that the file must have.
+
+        Raises: NotFound if there is no plain form; CorruptData, Conflict, StorageError.
+        """
+        file = self._file(name)
+        plain = file.object_name(compressed=False)
+        with SecondFormWriter(file, size, level) as writer:
+            for chunk in file.object_chunks(plain):
+                writer.write(chunk)
+            writer.commit()
+        self.storage.delete(plain)
 
     def read(self, name: str) -> bytes:
         """A small file, whole and proven. Raises: NotFound, CorruptData, StorageError."""

@@ -147,6 +147,21 @@ class NewFileWriter(SegmentWriter):
         self._file.storage.sync(stored)
 
 
+class SecondFormWriter(NewFileWriter):
+    """Stores the compressed form of a file whose plain form is in the archive."""
+
+    def __init__(self, file: StoredWal, size: int, level: int) -> None:
+        super().__init__(file, size, level)
+
+    def _finish(self) -> None:
+        assert self._compressor is not None
+        self._writer.write(self._compressor.flush())
+        try:
+            self._writer.commit()
+        except Conflict:
+            self._expect_same(self._own)
+
+
 class ComparingWriter(SegmentWriter):
     """Compares a file with the archived one of its name, and keeps it aside if it differs.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pgbackup.errors import CorruptData, NotFound, UsageError
 from pgbackup.pg.lsn import WalFileKind, WalFileName
 from pgbackup.repo import layout
-from pgbackup.storage.api import Storage
+from pgbackup.storage.api import ObjectReader, Storage
 
 _CHUNK = 1 << 18  # bytes
 
@@ -41,9 +41,9 @@ class StoredWal:
 
         Raises: NotFound, CorruptData, StorageError.
         """
-        stored = self._find_existing()
+        stored, reader = self._open()
         done = 0
-        for chunk in self.object_chunks(stored):
+        for chunk in self._chunks_of(stored, reader):
             done += len(chunk)
             if size is not None and done > size:
                 break
@@ -69,9 +69,21 @@ class StoredWal:
             raise NotFound(f'could not find WAL file "{self.name}": it is not in the archive')
         return stored
 
+    def _open(self) -> tuple[str, ObjectReader]:
+        """Open the file, though its plain form be replaced by the compressed one meanwhile."""
+        stored = self._find_existing()
+        try:
+            return stored, self.storage.reader(stored)
+        except NotFound:
+            stored = self._find_existing()
+            return stored, self.storage.reader(stored)
+
     def object_chunks(self, stored: str) -> Iterator[bytes]:
         """Yield the content of one form. Raises: as chunks."""
-        with self.storage.reader(stored) as reader:
+        yield from self._chunks_of(stored, self.storage.reader(stored))
+
+    def _chunks_of(self, stored: str, reader: ObjectReader) -> Iterator[bytes]:
+        with reader:
             if stored.endswith(layout.COMPRESSED_SUFFIX):
                 from pgbackup.repo.decompress import plain_chunks  # noqa: PLC0415 - loads zstd
 

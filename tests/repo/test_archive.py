@@ -14,6 +14,7 @@ from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.repo import layout
 from pgbackup.repo.archive import WalArchive
 from pgbackup.repo.record import WalRange
+from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem
 from pgbackup.storage.local import LocalStorage
@@ -363,3 +364,50 @@ def test_no_descriptors_are_left(tmp_path: Path, level: int | None) -> None:
         except Conflict:
             read(archive)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_plain_segment_is_replaced_by_its_compressed_form(archive: WalArchive) -> None:
+    push(archive, CONTENT, None)
+    archive.compress(NAME, MIB, 1)
+    assert stored(archive) == [f"wal/{NAME}.zst"]
+    assert read(archive) == CONTENT
+
+
+def test_a_compression_that_was_cut_off_is_completed(archive: WalArchive) -> None:
+    push(archive, CONTENT, 3)
+    archive.storage.create(layout.segment_object(SYSTEM, NAME, False), CONTENT)
+    archive.compress(NAME, MIB, 1)
+    assert stored(archive) == [f"wal/{NAME}.zst"]
+
+
+def test_two_forms_that_differ_both_stay(archive: WalArchive) -> None:
+    push(archive, CONTENT, 3)
+    archive.storage.create(layout.segment_object(SYSTEM, NAME, False), bytes(MIB))
+    with pytest.raises(Conflict):
+        archive.compress(NAME, MIB, 1)
+    assert stored(archive) == [f"wal/{NAME}", f"wal/{NAME}.zst"]
+
+
+def test_a_file_of_another_size_is_not_compressed(archive: WalArchive) -> None:
+    push(archive, CONTENT, None)
+    with pytest.raises(CorruptData):
+        archive.compress(NAME, MIB * 2, 1)
+    assert stored(archive) == [f"wal/{NAME}"]
+
+
+def test_a_reader_finds_the_form_that_took_the_place_of_the_one_it_saw(
+    archive: WalArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(archive, CONTENT, None)
+    find = StoredWal.find
+    seen: list[str | None] = []
+
+    def find_then_compress(file: StoredWal) -> str | None:
+        seen.append(find(file))
+        if len(seen) == 1:
+            archive.compress(NAME, MIB, 1)
+        return seen[-1]
+
+    monkeypatch.setattr(StoredWal, "find", find_then_compress)
+    assert read(archive) == CONTENT
+    assert len(seen) == 2
