@@ -6,18 +6,32 @@ START_REPLICATION) have their own loops in `backup.receive` and `replication.wal
 
 from dataclasses import dataclass
 
-from pgbackup.errors import ConnectionFailed, CorruptData, ProtocolViolation, ServerError
+from pgbackup.errors import (
+    Conflict,
+    ConnectionFailed,
+    CorruptData,
+    Locked,
+    NotFound,
+    ProtocolViolation,
+    ServerError,
+)
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.transport import CommandComplete, Event, Ready, ResultSet, Transport
 from pgbackup.wire.grammar import (
+    READ_SLOT_SINCE,
     Command,
     CreatePhysicalSlot,
+    DropSlot,
     IdentifySystem,
+    ReadSlot,
     Show,
     TimelineHistory,
 )
 
 UNDEFINED_FILE = "58P01"
+UNDEFINED_OBJECT = "42704"
+DUPLICATE_OBJECT = "42710"
+OBJECT_IN_USE = "55006"
 
 MAX_DIGITS = 20
 """Of a number of 64 bits."""
@@ -31,6 +45,17 @@ class SystemIdentity:
 
     system_identifier: int
     flushed: WalPosition
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What READ_REPLICATION_SLOT answers.
+
+    restart: where the WAL begins that the slot holds; None while it holds none.
+    """
+
+    kind: str
+    restart: WalPosition | None
 
 
 def expect_event(transport: Transport, timeout: float | None = None) -> Event:
@@ -108,6 +133,67 @@ def timeline_history(transport: Transport, timeline: Timeline) -> bytes | None:
 def create_temporary_slot(transport: Transport, name: str) -> None:
     """Hold WAL from the last checkpoint's redo point on, as long as the connection lives."""
     query(transport, CreatePhysicalSlot(name, temporary=True, reserve_wal=True), 4)
+
+
+def create_slot(
+    transport: Transport, name: str, *, reserve_wal: bool = False, if_not_exists: bool = False
+) -> bool:
+    """Create a physical slot that stays until it is dropped.
+
+    reserve_wal:   hold WAL from now on, not only from the first report of a receiver on.
+    if_not_exists: a slot of that name is fine.
+
+    Returns: whether it was created. Raises: Conflict, ServerError.
+    """
+    try:
+        query(transport, CreatePhysicalSlot(name, reserve_wal=reserve_wal), 4)
+    except ServerError as error:
+        if error.sqlstate != DUPLICATE_OBJECT:
+            raise
+        if not if_not_exists:
+            raise Conflict(
+                f'could not create replication slot "{name}": it already exists',
+                hint="Add --if-not-exists to use it as it is.",
+            ) from error
+        return False
+    return True
+
+
+def drop_slot(transport: Transport, name: str) -> None:
+    """Drop a slot that nobody uses. Raises: NotFound, Locked, ServerError."""
+    transport.send(DropSlot(name))
+    try:
+        expect_end(transport)
+    except ServerError as error:
+        if error.sqlstate == UNDEFINED_OBJECT:
+            raise no_slot(name) from error
+        if error.sqlstate == OBJECT_IN_USE:
+            raise Locked(
+                f'could not drop replication slot "{name}": {error.message}',
+                hint="Stop the receiver that uses it first.",
+            ) from error
+        raise
+
+
+def read_slot(transport: Transport, name: str) -> SlotState | None:
+    """The state of a slot; None where the server is too old to tell (13 and 14).
+
+    Raises: NotFound, ServerError (a logical slot).
+    """
+    if transport.server_major < READ_SLOT_SINCE:
+        return None
+    kind, lsn, timeline = query(transport, ReadSlot(name), 3)[:3]
+    if kind is None:
+        raise no_slot(name)
+    return SlotState(text(kind), None if lsn is None else position(lsn, timeline))
+
+
+def no_slot(name: str) -> NotFound:
+    """The error for a slot that the server does not have."""
+    return NotFound(
+        f'could not find replication slot "{name}": the server has none of that name',
+        hint=f"Create it with: pgbackup slot create {name}",
+    )
 
 
 def position(lsn: bytes | None, timeline: bytes | None) -> WalPosition:

@@ -15,6 +15,9 @@ from pgbackup.pg.lsn import Lsn, Timeline
 PARENTHESES_SINCE = 15
 """First major with `BASE_BACKUP ( ... )`, one typed COPY, and options for slot creation."""
 
+READ_SLOT_SINCE = 15
+"""First major with READ_REPLICATION_SLOT."""
+
 MAX_LABEL = 1024
 """Bytes; MAXPGPATH, the server refuses longer labels."""
 
@@ -88,6 +91,27 @@ class CreatePhysicalSlot:
         if self.reserve_wal:
             words.append("(RESERVE_WAL)" if major >= PARENTHESES_SINCE else "RESERVE_WAL")
         return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class DropSlot:
+    """Drop a slot. wait: until nobody uses it, instead of an error."""
+
+    name: str
+    wait: bool = False
+
+    def text(self, major: int) -> str:
+        return f"DROP_REPLICATION_SLOT {quote_identifier(self.name)}{' WAIT' * self.wait}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSlot:
+    """Ask for kind and restart position of a slot; servers from READ_SLOT_SINCE on."""
+
+    name: str
+
+    def text(self, major: int) -> str:
+        return f"READ_REPLICATION_SLOT {quote_identifier(self.name)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.errors import ProtocolViolation, ServerError
+from pgbackup.errors import Conflict, Locked, NotFound, ProtocolViolation, ServerError
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.client import (
+    SlotState,
+    create_slot,
     create_temporary_slot,
+    drop_slot,
     identify_system,
+    read_slot,
     show,
     timeline_history,
     wal_segment_size,
@@ -61,6 +65,44 @@ def test_a_temporary_slot_holds_wal_and_ends_with_its_connection(server: Cluster
         create_temporary_slot(transport, "test_slot")
     assert caught.value.sqlstate == "42710"
     transport.disconnect()
+    server.poll_until("SELECT count(*)::int FROM pg_replication_slots", 0)
+
+
+def test_a_slot_is_created_read_and_dropped(server: Cluster, transport: LibpqTransport) -> None:
+    query = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_type = 'physical'"
+    assert create_slot(transport, "own")
+    assert server.sql(query) == [(None,)]
+    if server.major >= 15:
+        assert read_slot(transport, "own") == SlotState("physical", None)
+    assert not create_slot(transport, "own", if_not_exists=True)
+    with pytest.raises(Conflict, match='"own": it already exists'):
+        create_slot(transport, "own")
+    drop_slot(transport, "own")
+    assert server.sql(query) == []
+    with pytest.raises(NotFound, match="none of that name"):
+        drop_slot(transport, "own")
+
+
+def test_a_slot_that_holds_wal_tells_from_where(server: Cluster, transport: LibpqTransport) -> None:
+    create_slot(transport, "holding", reserve_wal=True)
+    (restart,) = server.sql("SELECT restart_lsn::text FROM pg_replication_slots")[0]
+    state = read_slot(transport, "holding")
+    if server.major < 15:
+        assert state is None
+    else:
+        assert state == SlotState("physical", WalPosition(Timeline(1), Lsn.parse(restart)))
+        with pytest.raises(NotFound, match="none of that name"):
+            read_slot(transport, "missing")
+    drop_slot(transport, "holding")
+
+
+def test_a_slot_in_use_is_not_dropped(server: Cluster, transport: LibpqTransport) -> None:
+    other = LibpqTransport()
+    other.connect(server.conninfo(), "")
+    create_temporary_slot(other, "in_use")
+    with pytest.raises(Locked, match="in_use"):
+        drop_slot(transport, "in_use")
+    other.disconnect()
     server.poll_until("SELECT count(*)::int FROM pg_replication_slots", 0)
 
 
