@@ -40,6 +40,9 @@ SILENCE_LIMIT = 60.0
 TICK = 0.2
 """Seconds between looks at the stop rule while nothing comes."""
 
+MAX_UNFLUSHED = 1 << 20
+"""Bytes after which a stream that flushes when drained does so while more is coming."""
+
 
 class WalDestination(Protocol):
     """Where received WAL goes.
@@ -66,6 +69,9 @@ class WalStream:
     """One timeline's stream.
 
     should_stop: asked after each message and each TICK.
+    flush_every: seconds after which written WAL is flushed and reported; 0 means whenever
+                 nothing more is there to read, None leaves it to the destination and the server.
+    stop_limit:  seconds of silence after which a server that was told to stop counts as gone.
     """
 
     def __init__(
@@ -75,11 +81,16 @@ class WalStream:
         should_stop: Callable[[], bool],
         *,
         slot: str | None = None,
+        flush_every: float | None = None,
+        stop_limit: float = SILENCE_LIMIT,
     ) -> None:
         self._transport = transport
         self._destination = destination
         self._should_stop = should_stop
         self._slot = slot
+        self._flush_every = flush_every
+        self._stop_limit = stop_limit
+        self._last_flush = 0.0
         self._last_report = 0.0
         self._last_heard = 0.0
         self._has_pinged = False
@@ -108,10 +119,11 @@ class WalStream:
             raise
 
     def _receive(self) -> WalPosition | None:
-        self._last_heard = time.monotonic()
+        self._last_heard = self._last_flush = time.monotonic()
         self._report()
         while not self._should_stop():
-            event = self._transport.receive(TICK)
+            event = self._transport.receive(self._patience())
+            self._flush_if_due(is_drained=event is None)
             if event is None:
                 self._watch_silence()
             elif isinstance(event, memoryview):
@@ -124,6 +136,26 @@ class WalStream:
                 self._report()
         self._stop()
         return None
+
+    def _patience(self) -> float:
+        """Seconds to wait for the next event."""
+        return 0.0 if self._flush_every == 0 and self._is_unflushed() else TICK
+
+    def _is_unflushed(self) -> bool:
+        return self._destination.flush_lsn < self._destination.write_lsn
+
+    def _flush_if_due(self, *, is_drained: bool) -> None:
+        if self._flush_every is None or not self._is_unflushed():
+            return
+        if self._flush_every == 0:
+            unflushed = self._destination.write_lsn - self._destination.flush_lsn
+            is_due = is_drained or unflushed >= MAX_UNFLUSHED
+        else:
+            is_due = time.monotonic() - self._last_flush >= self._flush_every
+        if is_due:
+            self._destination.flush()
+            self._report()
+            self._last_flush = time.monotonic()
 
     def _take(self, payload: memoryview) -> None:
         self._last_heard = time.monotonic()
@@ -161,7 +193,7 @@ class WalStream:
         self._destination.flush()
         self._report()
         self._transport.send(CopyEnd())
-        while not isinstance(expect_event(self._transport, SILENCE_LIMIT), Ready):
+        while not isinstance(expect_event(self._transport, self._stop_limit), Ready):
             pass
 
     def _follow(self) -> WalPosition:

@@ -120,6 +120,21 @@ class FileSystem:
                     raise OSError(errno.EIO, "the device accepted no data")
                 done += written
 
+    def pwrite(self, fd: int, view: memoryview, offset: int) -> int:
+        """Write some of the bytes at an offset; return how many."""
+        return os.pwrite(fd, view, offset)
+
+    def pwrite_all(self, fd: int, view: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of the bytes at an offset, however short the single writes are."""
+        with memoryview(view) as whole, whole.cast("B") as left:
+            done = 0
+            while done < len(left):
+                with left[done:] as rest:
+                    written = self.pwrite(fd, rest, offset + done)
+                if written <= 0:
+                    raise OSError(errno.EIO, "the device accepted no data")
+                done += written
+
     def start_writeback(self, fd: int, offset: int, length: int) -> None:
         """Have the kernel begin writing a range now, so that the fsync at the end is short.
 
@@ -131,6 +146,10 @@ class FileSystem:
     def fsync(self, fd: int) -> None:
         """Make a file durable. After an error the file must be given up."""
         os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        """Make the content of a file of settled size durable. After an error give it up."""
+        os.fdatasync(fd)
 
     def fsync_directory(self, path: PathName | int) -> None:
         """Make the names in a directory durable; given by path or by descriptor."""
