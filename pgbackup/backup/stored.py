@@ -8,7 +8,7 @@ Never looks at members, and never writes.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import zstandard
@@ -28,6 +28,9 @@ PIECE_SIZE = 4 << 20
 
 MAX_FRAME_SIZE = 64 << 20
 """Bytes, stored or plain. We write 4 MiB; a table that says more could only eat memory."""
+
+
+_CHUNK = 1 << 20  # bytes
 
 
 class StoredArchive:
@@ -191,11 +194,22 @@ class StoredBackup:
 
         Raises: CorruptData.
         """
+        return b"".join(self.chunks(name))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The same in pieces of any size, which are proven when the iterator is exhausted.
+
+        Raises: CorruptData.
+        """
         located = self.storage.locate(self.folder + name)
         record = self._object(name, located)
-        data = self.storage.read(self.folder + name, limit=record.size)
-        _compare(data, record, f'object "{located}"')
-        return data
+        checksum = 0
+        with self.storage.reader(self.folder + name) as reader:
+            _check_size(reader.size, record, f'object "{located}"')
+            while chunk := reader.read(_CHUNK):
+                checksum = crc32c(chunk, checksum)
+                yield chunk
+        _check_checksum(checksum, record, f'object "{located}"')
 
     def _object(self, name: str, located: str) -> ObjectRecord:
         for record in self.record.objects:
@@ -210,16 +224,18 @@ def read_history(archive: WalArchive, record: HistoryRecord) -> bytes:
     Raises: NotFound, CorruptData.
     """
     data = archive.read(record.name)
-    _compare(data, record, f'history file "{record.name}"')
+    _check_size(len(data), record, f'history file "{record.name}"')
+    _check_checksum(crc32c(data), record, f'history file "{record.name}"')
     return data
 
 
-def _compare(data: bytes, record: ObjectRecord | HistoryRecord, what: str) -> None:
-    if len(data) != record.size:
-        raise CorruptData(
-            f"could not read {what}: it has {len(data)} bytes instead of {record.size}"
-        )
-    if f"{crc32c(data):08x}" != record.crc32c:
+def _check_size(size: int, record: ObjectRecord | HistoryRecord, what: str) -> None:
+    if size != record.size:
+        raise CorruptData(f"could not read {what}: it has {size} bytes instead of {record.size}")
+
+
+def _check_checksum(checksum: int, record: ObjectRecord | HistoryRecord, what: str) -> None:
+    if f"{checksum:08x}" != record.crc32c:
         raise CorruptData(f"could not read {what}: its checksum is wrong")
 
 

@@ -111,6 +111,69 @@ def check_segment_header(
     return header
 
 
+class PageCheck:
+    """Checks the header of every page of a segment that comes in pieces.
+
+    Each piece but the last must be a multiple of the page size; of 64 KiB, if that is not known.
+
+    position: behind what was checked.
+    """
+
+    def __init__(self, segment: Segment, system_identifier: int) -> None:
+        self._segment = segment
+        self._system_identifier = system_identifier
+        self._first: LongHeader | None = None
+        self._timeline = Timeline(1)
+        self._used: Lsn | None = None
+        self.position = segment.start
+
+    @property
+    def used(self) -> Lsn:
+        """The position behind the last page in use: less than `position` after a switch."""
+        return self.position if self._used is None else self._used
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """Check the next piece. Raises: WrongSystem, CorruptData."""
+        at = 0
+        if self._first is None:
+            self._first = check_segment_header(data, self._segment, self._system_identifier)
+            self._timeline, at = self._first.timeline, self._first.page_size
+        while at < len(data) and self._used is None:
+            self._check_page(data, at, self._first)
+            at += self._first.page_size
+        if self._used is not None:
+            self._check_zeros(data, max(self._used - self.position, 0))
+        self.position = Lsn(self.position + len(data))
+
+    def _check_page(self, data: bytes | bytearray | memoryview, at: int, first: LongHeader) -> None:
+        address = Lsn(self.position + at)
+        if len(data) - at < _SHORT.size:
+            raise _corrupt(f"page at {address} ends in its header", self._segment)
+        fields = magic, info, timeline, found = _SHORT.unpack_from(data, at)
+        if not any(fields):
+            self._used = address
+            return
+        if magic != first.magic:
+            reason = f"has magic number {magic:04X}"
+        elif info & LONG_HEADER or info & ~_ALL_FLAGS:
+            reason = f"has flags {info:#06x}"
+        elif found != address:
+            reason = f"says that it is at {Lsn(found)}"
+        elif not self._timeline <= timeline <= self._segment.timeline:
+            reason = f"was written on timeline {timeline}"
+        else:
+            self._timeline = Timeline(timeline)
+            return
+        raise _corrupt(f"page at {address} {reason}", self._segment)
+
+    def _check_zeros(self, data: bytes | bytearray | memoryview, start: int) -> None:
+        view = memoryview(data)
+        for at in range(start, len(view), len(_ZEROS)):
+            chunk = bytes(view[at : at + len(_ZEROS)])
+            if chunk != _ZEROS[: len(chunk)]:
+                raise _corrupt(f"bytes that are not zero follow {self._used}", self._segment)
+
+
 def check_pages(
     data: bytes | bytearray | memoryview, segment: Segment, system_identifier: int
 ) -> Lsn:
@@ -123,32 +186,9 @@ def check_pages(
     """
     if len(data) != segment.size:
         raise _corrupt(f"it has {len(data)} bytes, not {segment.size}", segment)
-    header = check_segment_header(data, segment, system_identifier)
-    page_size, timeline = header.page_size, header.timeline
-    for at in range(page_size, segment.size, page_size):
-        fields = magic, info, page_timeline, address = _SHORT.unpack_from(data, at)
-        if not any(fields):
-            _check_zeros(data, at, segment)
-            return segment.start + at
-        where = f"page at {segment.start + at}"
-        if magic != header.magic:
-            raise _corrupt(f"{where} has magic number {magic:04X}", segment)
-        if info & LONG_HEADER or info & ~_ALL_FLAGS:
-            raise _corrupt(f"{where} has flags {info:#06x}", segment)
-        if address != segment.start + at:
-            raise _corrupt(f"{where} says that it is at {Lsn(address)}", segment)
-        if not timeline <= page_timeline <= segment.timeline:
-            raise _corrupt(f"{where} was written on timeline {page_timeline}", segment)
-        timeline = Timeline(page_timeline)
-    return segment.end
-
-
-def _check_zeros(data: bytes | bytearray | memoryview, start: int, segment: Segment) -> None:
-    view = memoryview(data)
-    for at in range(start, len(view), len(_ZEROS)):
-        chunk = bytes(view[at : at + len(_ZEROS)])
-        if chunk != _ZEROS[: len(chunk)]:
-            raise _corrupt(f"bytes that are not zero follow {segment.start + start}", segment)
+    check = PageCheck(segment, system_identifier)
+    check.add(data)
+    return check.used
 
 
 def _check_magic(magic: int) -> None:

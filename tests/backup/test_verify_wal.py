@@ -1,94 +1,114 @@
-"""Records are followed from segment to segment, whatever their length."""
+"""WAL of segments of any size is checked in little memory."""
+
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from pgbackup.backup.verify_wal import WalRecords
-from pgbackup.errors import CorruptData
+from pgbackup.backup.stored import StoredBackup
+from pgbackup.backup.verify_wal import WalCheck
 from pgbackup.pg.lsn import Segment, Timeline
-from pgbackup.pg.walfile import check_pages
-from tests.backup.wal import MIB, PAGE, WalWriter, sample_wal
-from tests.cluster import Cluster
-from tests.fix_cluster import ClusterFactory
-from tests.repo.samples import SYSTEM
-
-FIRST = Segment(Timeline(3), 5, MIB)
-
-
-def walk(segments: dict[Segment, bytes]) -> WalRecords:
-    records = WalRecords()
-    for segment, data in segments.items():
-        records.add(data, segment)
-    return records
+from pgbackup.repo import layout
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.storage.local import LocalStorage
+from pgbackup.storage.memory import MemoryStorage
+from tests.backup.sample import LABEL, SYSTEM, Sample, rewrite, sample
+from tests.backup.wal import MIB, WalWriter
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_walk_ends_behind_the_last_record(seed: int) -> None:
-    segments, _, stop = sample_wal(SYSTEM, seed=seed)
-    assert walk(segments).position == stop
+def large(size: int, used: int) -> Sample:
+    """A backup whose WAL is one segment. used: bytes of it in front of the switch."""
+    source = random.Random(size)
+    writer = WalWriter(Segment(Timeline(1), 2, size), SYSTEM)
+    starts = [writer.add(b""), writer.add(source.randbytes(3 * MIB))]
+    while writer.position < 2 * size + used:
+        writer.add(source.randbytes(50_000) + bytes(50_000))
+    made = sample()
+    made.start, made.stop = starts[0], writer.switch()
+    made.segments = writer.segments()
+    assert len(made.segments) == 1
+    made.changes["wal_segment_size"] = size
+    return made
 
 
-def test_a_walk_may_begin_inside_a_record() -> None:
-    writer = WalWriter(FIRST, SYSTEM)
-    writer.add(bytes(2 * MIB))
-    writer.add(b"x" * 100)
-    stop = writer.switch()
-    segments = dict(list(writer.segments().items())[1:])
-    assert walk(segments).position == stop
+def check(cluster: ClusterRepository, advance: Callable[[int], object] = bool) -> list[str]:
+    backup = StoredBackup(cluster.storage, cluster.catalog.get(LABEL))
+    return list(WalCheck(backup, cluster.archive, advance).problems())
 
 
-@pytest.mark.parametrize("length", range(PAGE - 40 - 24 - 40, PAGE - 40 - 24 + 8))
-def test_records_that_end_near_the_end_of_a_page_are_followed(length: int) -> None:
-    writer = WalWriter(FIRST, SYSTEM)
-    writer.add(bytes(length))
-    writer.add(b"next")
-    stop = writer.switch()
-    assert walk(writer.segments()).position == stop
+def peak(cluster: ClusterRepository) -> int:
+    """Bytes that Python's own memory grows by during a check that finds nothing."""
+    check(cluster)
+    tracemalloc.start()
+    try:
+        assert check(cluster) == []
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
-def test_a_segment_left_out_is_noticed() -> None:
-    writer = WalWriter(FIRST, SYSTEM)
-    for _ in range(30):
-        writer.add(b"r" * 100_000)
-    writer.switch()
-    first, _, third, *_ = writer.segments().items()
-    with pytest.raises(CorruptData):
-        walk(dict([first, third]))
+def keep_as_tail(made: Sample) -> None:
+    ((segment, data),) = made.segments.items()
+    made.segments = {}
+    made.tail = (f"{segment.name}.partial", data[: made.stop - segment.start])
 
 
-def test_wal_that_ends_without_a_switch_is_refused() -> None:
-    writer = WalWriter(FIRST, SYSTEM)
-    writer.add(b"only")
-    with pytest.raises(CorruptData, match="there is no record"):
-        walk(writer.segments())
+@pytest.mark.parametrize("form", ["plain", "zstd", "zstd-nearly-empty", "tail"])
+def test_memory_does_not_grow_with_the_segment(form: str, tmp_path: Path) -> None:
+    peaks = []
+    for size in (8 * MIB, 64 * MIB):
+        made = large(size, used=4 * MIB if form == "zstd-nearly-empty" else size - MIB)
+        made.level = None if form == "plain" else 1
+        if form == "tail":
+            keep_as_tail(made)
+        peaks.append(peak(made.put(LocalStorage(tmp_path / f"repo{size}"))))
+    assert peaks[1] < peaks[0] + MIB
+    assert peaks[1] < 8 * MIB
 
 
-def test_what_follows_a_switch_is_refused() -> None:
-    writer = WalWriter(FIRST, SYSTEM)
-    writer.switch()
-    ((segment, data),) = writer.segments().items()
-    with pytest.raises(CorruptData, match="follows the end of WAL"):
-        walk({segment: data[:-1] + b"\x01"})
+def test_progress_comes_while_a_segment_is_read_and_adds_up_to_it() -> None:
+    for tail in (False, True):
+        made = large(16 * MIB, used=10 * MIB)
+        if tail:
+            keep_as_tail(made)
+        seen: list[int] = []
+        assert check(made.put(MemoryStorage()), seen.append) == []
+        assert sum(seen) == 16 * MIB
+        assert len(seen) > 10
 
 
-def finished_segments(cluster: Cluster) -> dict[Segment, bytes]:
-    """All segments but the current one, in order."""
-    current = cluster.sql("SELECT pg_walfile_name(pg_switch_wal())")[0][0]
-    cluster.sql("SELECT pg_switch_wal()")
-    found = {}
-    for path in sorted((cluster.pgdata / "pg_wal").glob("0*")):
-        if len(path.name) == 24 and path.name <= current:
-            found[Segment.parse(path.name, MIB)] = path.read_bytes()
-    return found
+@pytest.mark.parametrize("at", [0, 3, 2 * MIB + 5, 5 * MIB, 9 * MIB, 12 * MIB, 16 * MIB - 1])
+def test_damage_is_found_wherever_it_is_in_a_large_segment(at: int) -> None:
+    made = large(16 * MIB, used=10 * MIB)
+    made.level = None
+    cluster = made.put(MemoryStorage())
+    ((segment, data),) = made.segments.items()
+    changed = bytearray(data)
+    changed[at] ^= 4
+    rewrite(cluster.storage, layout.wal_object(SYSTEM, segment.name, compressed=False), changed)
+    (problem,) = check(cluster)
+    assert "WAL segment" in problem
 
 
-def test_the_wal_of_a_real_server_is_right(cluster_factory: ClusterFactory, major: int) -> None:
-    cluster = cluster_factory(major, settings={"wal_keep_size": "1GB"})
-    system = int(cluster.sql("SELECT system_identifier FROM pg_control_system()")[0][0])
-    cluster.pgbench_init(1)
-    cluster.pgbench(4, transactions=300).wait()
-    cluster.sql("CREATE TABLE t AS SELECT repeat(md5(g::text), 30) FROM generate_series(1,20000) g")
-    segments = finished_segments(cluster)
-    assert len(segments) > 20
-    for segment, data in segments.items():
-        check_pages(data, segment, system)
-    assert walk(segments).position is not None
+def test_a_damaged_object_is_told_of_and_not_what_its_content_looks_like() -> None:
+    made = large(16 * MIB, used=10 * MIB)
+    cluster = made.put(MemoryStorage())
+    (segment,) = made.segments
+    name = layout.wal_object(SYSTEM, segment.name, compressed=True)
+    stored = bytearray(cluster.storage.read(name))
+    stored[4 * MIB] ^= 4
+    rewrite(cluster.storage, name, stored)
+    assert check(cluster) == [
+        f'could not read object "memory:/{name}": a frame cannot be decompressed'
+    ]
+
+
+def test_a_tail_that_ends_elsewhere_than_the_backup_is_found() -> None:
+    made = large(8 * MIB, used=5 * MIB)
+    keep_as_tail(made)
+    assert made.tail is not None
+    made.tail = (made.tail[0], made.tail[1][:-8])
+    (problem,) = check(made.put(MemoryStorage()))
+    assert f"the backup at {made.stop}" in problem

@@ -14,6 +14,7 @@ from pgbackup.pg.walfile import (
     LONG_HEADER_SIZE,
     PAGE_MAGIC,
     LongHeader,
+    PageCheck,
     check_pages,
     check_segment_header,
 )
@@ -187,6 +188,39 @@ def test_timeline_may_rise_within_a_segment() -> None:
 def test_damaged_pages_are_noticed(data: bytes, reason: str) -> None:
     with pytest.raises(CorruptData, match=reason):
         check_pages(data, SEGMENT, SYSTEM)
+
+
+def in_pieces(data: bytes, segment: Segment, system: int, size: int) -> PageCheck:
+    check = PageCheck(segment, system)
+    for at in range(0, len(data), size):
+        check.add(data[at : at + size])
+    return check
+
+
+@pytest.mark.parametrize("size", [PAGE, 3 * PAGE, MIB // 2, MIB])
+def test_pages_that_come_in_pieces_are_checked_as_a_whole_segment(size: int) -> None:
+    check = in_pieces(REAL, Segment.parse(REAL_NAME, MIB), 7711079303358594622, size)
+    assert (check.used, check.position) == (Lsn.parse("0/C04000"), Lsn.parse("0/D00000"))
+    whole = in_pieces(bytes(pages(SEGMENT)), SEGMENT, SYSTEM, size)
+    assert whole.used == whole.position == SEGMENT.end
+    for at in (3 * PAGE, MIB // 2, MIB - PAGE):
+        with pytest.raises(
+            CorruptData, match=f"page at {SEGMENT.start + at} has magic number D10D"
+        ):
+            in_pieces(changed(at, "H", 0xD10D), SEGMENT, SYSTEM, size)
+        hole = bytearray(pages(SEGMENT)[: MIB // 4].ljust(MIB, b"\0"))
+        hole[at + 5 if at > MIB // 4 else -1] = 1
+        with pytest.raises(CorruptData, match="bytes that are not zero follow 0/540000"):
+            in_pieces(bytes(hole), SEGMENT, SYSTEM, size)
+
+
+def test_the_last_piece_may_end_inside_a_page_but_not_in_its_header() -> None:
+    data = bytes(pages(SEGMENT))
+    assert in_pieces(data[: 5 * PAGE + 100], SEGMENT, SYSTEM, PAGE).used == SEGMENT.start + (
+        5 * PAGE + 100
+    )
+    with pytest.raises(CorruptData, match="page at 0/50A000 ends in its header"):
+        in_pieces(data[: 5 * PAGE + 10], SEGMENT, SYSTEM, PAGE)
 
 
 def test_flag_of_a_continued_record_is_allowed_on_any_page() -> None:
