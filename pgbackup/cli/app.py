@@ -35,6 +35,8 @@ VERBS = {
     "restore": "restore",
     "wal-push": "wal_push",
     "wal-get": "wal_get",
+    "receive-wal": "receive_wal",
+    "slot": "slot",
 }
 """Each verb and its function, in the module of the verb's name, dashes as underscores."""
 

@@ -59,6 +59,16 @@ def segment_object(system: int, name: str, compressed: bool) -> str:
     return wal_object(system, name, compressed=compressed)
 
 
+def receiver_lock(system: int) -> str:
+    """The lock that the one receiver of a cluster's WAL holds."""
+    return f"{system}/receive-wal"
+
+
+def receiver_positions(system: int) -> str:
+    """The hidden file, no object, in which the receiver of this host publishes its positions."""
+    return f"{system}/.receive-wal.positions"
+
+
 def conflict_object(system: int, name: str) -> str:
     """The object that keeps WAL which came under a name that is bound to other content."""
     return f"{system}/conflict/{name}"

@@ -1,0 +1,271 @@
+"""`receive-wal`: the receiver's life.
+
+Started by cron or as a service. It connects, checks whose WAL it will get, takes the cluster's
+lock, finds where to begin, and streams timeline after timeline into the archive until it is told
+to stop. A lost connection or a full disk is waited out; whatever could harm the archive, and a
+gap, ends it. On disk it leaves full segments, the histories, and the .partial of what is going
+on. It never reports to the server what would not survive a power cut here.
+
+Source: pg_receivewal.c, receivelog.c (PostgreSQL 18).
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from pgbackup.archiving.received import ReceivedWal
+from pgbackup.archiving.startpoint import fetch_history, start_position
+from pgbackup.archiving.stopping import StopRequest
+from pgbackup.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    Locked,
+    NotFound,
+    PgbackupError,
+    ProtocolViolation,
+    Refused,
+    ServerError,
+    UsageError,
+    WrongSystem,
+)
+from pgbackup.pg.history import TimelineHistory
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
+from pgbackup.replication import client
+from pgbackup.replication.client import SystemIdentity
+from pgbackup.replication.transport import Transport
+from pgbackup.replication.walreceiver import WalStream
+from pgbackup.repo import layout
+from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.storage.api import Lock
+
+FLUSH_EVERY = 5.0
+"""Seconds that received WAL may wait for its fsync where no commit waits for it."""
+
+STOP_LIMIT = 5.0
+"""Seconds of silence until a server that we are leaving is left without a word."""
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 15.0
+"""Seconds between attempts: doubled from the first to the longest."""
+
+LOCK_INTERVAL = 0.2
+"""Seconds between looks at a lock that somebody holds."""
+
+Connect = Callable[[], Transport]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveOptions:
+    """What the command line asks for.
+
+    create_slot: make the slot first; exists_ok: it may be there.
+    synchronous: flush and report whenever nothing more is there to read.
+    endpos:      stop when everything before it is received.
+    once:        stop at the server's position of the start.
+    loop:        connect again after a failure.
+    level:       of zstd; None keeps segments plain.
+    wait:        seconds for another receiver to end.
+    system:      the only system identifier to accept.
+    """
+
+    slot: str | None = None
+    create_slot: bool = False
+    exists_ok: bool = False
+    synchronous: bool = False
+    endpos: Lsn | None = None
+    once: bool = False
+    loop: bool = True
+    level: int | None = 3
+    wait: float = 0.0
+    system: int | None = None
+
+
+class WalReceiver:
+    """One run.
+
+    stop: what ends it in good order, between any two messages.
+    tell: is given sentences for people.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        repository: Repository,
+        options: ReceiveOptions,
+        stop: StopRequest,
+        tell: Tell,
+    ) -> None:
+        if repository.storage.features.local_path is None:
+            raise UsageError(
+                f'could not receive WAL into "{repository.storage.url}": this needs a repository'
+                " on a file system",
+                hint="Name a directory with -B, or archive with pgbackup wal-push.",
+            )
+        self._root = repository.storage.features.local_path
+        self._connect = connect
+        self._repository = repository
+        self._options = options
+        self._stop = stop
+        self._tell = tell
+        self._system = options.system
+        self._cluster: ClusterRepository | None = None
+        self._target: WalPosition | None = None
+        self._wal: ReceivedWal | None = None
+        self._is_proven = False
+
+    def run(self) -> None:
+        """Receive until the stop rule is met.
+
+        Raises: WrongSystem, WalGap, Conflict, Locked and whatever else no waiting can mend.
+        """
+        pause = FIRST_PAUSE
+        with ExitStack() as stack:
+            while not self._stop.is_made:
+                began = time.monotonic()
+                try:
+                    self._session(stack)
+                    if self._wal is not None and not self._stop.is_made:
+                        self._wal.finish()
+                    return
+                except PgbackupError as error:
+                    if self._stop.is_made and isinstance(error, ConnectionFailed):
+                        return
+                    if not self._is_worth_waiting(error):
+                        raise
+                    if time.monotonic() - began > LONGEST_PAUSE:
+                        pause = FIRST_PAUSE
+                    self._tell(f"{error.message}; trying again")
+                self._stop.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _is_worth_waiting(self, error: PgbackupError) -> bool:
+        if not self._options.loop or isinstance(error, Locked | WrongSystem):
+            return False
+        may_pass = (AuthenticationFailed, NotFound, ProtocolViolation, Refused, ServerError)
+        return error.retryable or (self._is_proven and isinstance(error, may_pass))
+
+    def _session(self, stack: ExitStack) -> None:
+        """All that happens on one connection."""
+        transport = self._connect()
+        try:
+            identity = client.identify_system(transport)
+            wal = self._open(transport, identity, stack)
+            self._make_slot(transport)
+            start = start_position(transport, identity, wal.directory, self._options.slot)
+            if self._options.once:
+                self._target = identity.flushed
+            try:
+                self._follow(transport, wal, start)
+            except ConnectionFailed:
+                wal.flush()
+                raise
+            finally:
+                wal.release()
+        finally:
+            transport.disconnect()
+
+    def _follow(self, transport: Transport, wal: ReceivedWal, start: WalPosition) -> None:
+        """Stream from a position to the end of the timeline, and of those after it."""
+        position = start
+        while True:
+            self._archive_history(transport, position.timeline)
+            begin = wal.begin(position)
+            self._tell(f"receiving WAL of system {self._system} from {begin}")
+            stream = WalStream(
+                transport,
+                wal,
+                self._is_done,
+                slot=self._options.slot,
+                flush_every=0.0 if self._options.synchronous else FLUSH_EVERY,
+                stop_limit=STOP_LIMIT,
+            )
+            wal.follow(partial(getattr, stream, "server_end"))
+            following = self._run(stream, begin)
+            wal.flush()
+            if following is None:
+                return
+            if following.timeline <= position.timeline or following.lsn > wal.write_lsn:
+                raise ProtocolViolation(
+                    f"the server ended timeline {position.timeline} at {wal.write_lsn} and goes"
+                    f" on from {following}"
+                )
+            position = following
+
+    def _run(self, stream: WalStream, begin: WalPosition) -> WalPosition | None:
+        slot = self._options.slot
+        try:
+            following = stream.run(begin)
+        except ServerError as error:
+            if slot is not None and error.sqlstate == client.UNDEFINED_OBJECT:
+                raise client.no_slot(slot) from error
+            raise
+        finally:
+            self._is_proven = self._is_proven or stream.server_end > 0
+        return following
+
+    def _is_done(self) -> bool:
+        if self._stop.is_made:
+            return True
+        assert self._wal is not None
+        now = self._wal.position
+        if self._options.endpos is not None and now.lsn >= self._options.endpos:
+            return True
+        target = self._target
+        return target is not None and (
+            now.timeline > target.timeline
+            or (now.timeline == target.timeline and now.lsn >= target.lsn)
+        )
+
+    def _archive_history(self, transport: Transport, timeline: Timeline) -> None:
+        """Have the history of a timeline before its first segment."""
+        if timeline > 1:
+            assert self._cluster is not None
+            content = fetch_history(transport, timeline)
+            TimelineHistory.parse(timeline, content)
+            self._cluster.archive.put_history(timeline, content)
+
+    def _open(
+        self, transport: Transport, identity: SystemIdentity, stack: ExitStack
+    ) -> ReceivedWal:
+        """Check whose WAL it is, on each connection; take the lock and open the archive once."""
+        segment_size = client.wal_segment_size(transport)
+        cluster = self._claim(identity.system_identifier, stack)
+        cluster.bind(transport.server_version, segment_size)
+        if self._wal is None:
+            wal = ReceivedWal(cluster, self._root, segment_size, self._options.level, self._tell)
+            self._wal = stack.enter_context(wal)
+        return self._wal
+
+    def _claim(self, found: int, stack: ExitStack) -> ClusterRepository:
+        """Make sure that it is the one cluster, and that nobody else receives its WAL."""
+        if self._system is not None and found != self._system:
+            raise WrongSystem(
+                f"could not receive WAL: the server is of system {found}, not {self._system}",
+                hint="Check -h, -p and -d; every system gets a receiver of its own.",
+            )
+        if self._cluster is None:
+            cluster = self._repository.cluster(found)
+            if self._repository.systems() and cluster.facts() is None:
+                self._tell(f"system {found} is new in this repository")
+            stack.enter_context(self._lock(cluster))
+            self._system, self._cluster = found, cluster
+        return self._cluster
+
+    def _lock(self, cluster: ClusterRepository) -> Lock:
+        deadline = time.monotonic() + self._options.wait
+        name = layout.receiver_lock(cluster.system)
+        while True:
+            try:
+                return cluster.storage.lock(name, {"command": "receive-wal"})
+            except Locked:
+                if time.monotonic() >= deadline or self._stop.wait(LOCK_INTERVAL):
+                    raise
+
+    def _make_slot(self, transport: Transport) -> None:
+        slot = self._options.slot
+        if slot is None or not self._options.create_slot or self._is_proven:
+            return
+        client.create_slot(transport, slot, reserve_wal=True, if_not_exists=self._options.exists_ok)
