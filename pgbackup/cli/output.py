@@ -80,6 +80,8 @@ class ProgressBar:
         self._bar: tqdm[Any] | None = None
 
     def begin(self, total: int | None) -> None:
+        # Starting its monitor thread, tqdm catches whatever is raised, a signal's error included.
+        tqdm.monitor_interval = 0
         self._bar = tqdm(
             desc=self._title,
             total=total,
