@@ -38,6 +38,9 @@ from pgbackup.stream.progress import Meter
 
 STANDBY_SIGNAL = "standby.signal"
 
+THREADS_PER_JOB = 2
+"""One decodes while the other waits for the disk: large files are written past the page cache."""
+
 Indexes = Sequence[tuple[StoredArchive, Sequence[IndexEntry]]]
 
 
@@ -65,7 +68,7 @@ def run_restore(
 ) -> RestoreOutcome:
     """Carry a plan out.
 
-    jobs:       threads.
+    jobs:       how many cores to keep busy.
     filesystem: another one for tests.
 
     Raises: Refused, Locked, CorruptData, WalGap, StorageError, PgbackupError.
@@ -80,10 +83,10 @@ def run_restore(
     with targets(plan, filesystem or FileSystem()) as opened:
         restore = _Restore(plan, opened, manifest.files, filesystem or FileSystem())
         restore.make_directories(indexes)
-        crew = Crew(jobs, meter)
+        crew = Crew(jobs * THREADS_PER_JOB, meter)
         wal = PgWal(restore.data_site, restore.rules, cluster.archive, backup, crew.advance)
         wal.make_directories()
-        stretches = cut(indexes, jobs)
+        stretches = cut(indexes, jobs * THREADS_PER_JOB)
         crew.run([*restore.file_tasks(stretches, crew), *_wal_tasks(plan, wal)])
         put_file(restore.data_site, restore.rules, layout.MANIFEST, manifest_data)
         write_settings(restore.data_site, restore.rules, plan)
