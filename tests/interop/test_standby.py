@@ -52,6 +52,7 @@ def test_a_backup_of_a_standby_keeps_its_unfinished_segment(
     (tail,) = tmp_path.glob(f"pgbackup-repo/*/backups/{document['label']}/*.partial")
     archived = [path.name for path in tmp_path.glob("pgbackup-repo/*/wal/*")]
     assert not [name for name in archived if name.startswith(tail.stem)]
+    succeed(tmp_path, "verify")
     assert primary.running, "the primary does not stop for it"
 
     target = tmp_path / "data"
@@ -73,6 +74,7 @@ def test_a_backup_of_a_busy_standby_can_be_restored(
         answer = backup(tmp_path, standby, "-r", "20M")
         assert answer.status == 0, answer.err
     assert answer.document["backup"]["wal"], "whole segments, too"
+    succeed(tmp_path, "verify")
     target = tmp_path / "data"
     succeed(tmp_path, "restore", "-D", target)
     with Cluster.open_existing(target, 16) as restored:
