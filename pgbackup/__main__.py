@@ -13,8 +13,10 @@ def main() -> None:
         from pgbackup.archiving.command import run_hook  # noqa: PLC0415 - only the hooks need it
 
         run_hook(verb, words)
-    from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the WAL hooks do not need it
-
+    try:
+        from pgbackup.cli.app import run  # noqa: PLC0415 - slow to load; the hooks do not need it
+    except KeyboardInterrupt:  # once loaded, it takes signals itself
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 
