@@ -3,17 +3,20 @@
 Four checks, each of which finds what the others do not: every frame begins with a header as zstd
 writes it, reaches its end, has a checksum of its content that matches, and as many bytes come out
 as it says. The library alone does not do: it passes over bits of the header that change nothing,
-and its streaming readers return less than all, without an error, if the input ends early.
+and its streaming readers return less than all, without an error, if the input ends early. What we
+stored ends in a seal, which proves the rest: bits of the format that change no content.
 
 The decoder is fed block by block: a block holds at most 128 KiB, while a few bytes of input could
 make it give any number of blocks at once.
 """
 
+import zlib
 from collections.abc import Iterator
 
 import zstandard
 
 from pgbackup.errors import CorruptData
+from pgbackup.repo.seal import SEAL_SIZE, seal
 from pgbackup.storage.api import ObjectReader
 
 _FEED = 1 << 16  # bytes read ahead
@@ -21,7 +24,6 @@ _FEED = 1 << 16  # bytes read ahead
 _MAX_HEADER = 18  # bytes; RFC 8878, 3.1.1.1
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC_END = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f
-_SKIPPABLE_HEADER = 8  # bytes
 
 _DESCRIPTOR = 4  # offset of the frame header's descriptor
 _WINDOW = 5  # offset of the window descriptor, where there is one
@@ -49,9 +51,9 @@ def plain_chunks(reader: ObjectReader, name: str) -> Iterator[bytes]:
     source = _Source(reader, name)
     frames = 0
     while head := source.peek(_MAX_HEADER):
-        if head[:1] >= b"\x50" and head[1:4] == _SKIPPABLE_MAGIC_END:
-            _skip(source)
-            continue
+        if head[1:4] == _SKIPPABLE_MAGIC_END:
+            _check_seal(source, name)
+            break
         yield from _frame_chunks(source, name)
         frames += 1
     if frames == 0:
@@ -65,6 +67,7 @@ class _Source:
         self._reader = reader
         self._name = name
         self._ahead = b""
+        self.checksum = 0
 
     def peek(self, size: int) -> bytes:
         """The next bytes, fewer only at the end."""
@@ -78,6 +81,7 @@ class _Source:
         if len(taken) < size:
             raise _damaged(self._name, "it is truncated")
         self._ahead = self._ahead[size:]
+        self.checksum = zlib.crc32(taken, self.checksum)
         return taken
 
 
@@ -142,10 +146,10 @@ def _take_block(source: _Source, name: str) -> tuple[bytes, bool]:
     return source.take(_BLOCK_HEADER + stored + (_CHECKSUM_SIZE if is_last else 0)), is_last
 
 
-def _skip(source: _Source) -> None:
-    left = int.from_bytes(source.take(_SKIPPABLE_HEADER)[4:], "little")
-    while left:
-        left -= len(source.take(min(left, _FEED)))
+def _check_seal(source: _Source, name: str) -> None:
+    """Refuse any skippable frame but a seal that is right and comes last."""
+    if source.peek(SEAL_SIZE + 1) != seal(source.checksum):
+        raise _damaged(name, "its seal is not that of its bytes")
 
 
 def _damaged(name: str, reason: str) -> CorruptData:

@@ -6,15 +6,12 @@ meanwhile, the file is read again and compared.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from pgbackup.errors import Conflict, CorruptData
+from pgbackup.repo.seal import SealingCompressor
 from pgbackup.repo.segmentwriter import ComparingWriter
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, ObjectWriter, Storage
-
-if TYPE_CHECKING:
-    import zstandard
 
 Content = Callable[[], Iterable[Bytes]]
 """Begins to read the content from its start; raises PgbackupError if that cannot be done."""
@@ -53,7 +50,7 @@ def archive_file(
 
 
 def _write(writer: ObjectWriter, size: int, content: Content, level: int | None, name: str) -> None:
-    compressor = None if level is None else _compressor(level, size)
+    compressor = None if level is None else SealingCompressor(level, size)
     position = 0
     for chunk in content():
         position += len(chunk)
@@ -93,9 +90,3 @@ def _is_same(archived: Iterable[Bytes], content: Iterable[Bytes]) -> bool:
             return False
         ahead = ahead[len(chunk) :]
     return not ahead and not any(pieces)
-
-
-def _compressor(level: int, size: int) -> "zstandard.ZstdCompressionObj":
-    import zstandard  # noqa: PLC0415 - slow to load, and plain files need none
-
-    return zstandard.ZstdCompressor(level, write_checksum=True).compressobj(size=size)

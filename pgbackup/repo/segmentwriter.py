@@ -11,13 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pgbackup.errors import Conflict, CorruptData
+from pgbackup.repo.seal import SealingCompressor
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, ObjectWriter
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-    import zstandard
 
 
 class SegmentWriter(ABC):
@@ -104,7 +103,7 @@ class NewFileWriter(SegmentWriter):
         super().__init__(file, size)
         self._own = file.object_name(compressed=level is not None)
         self._other = file.object_name(compressed=level is None)
-        self._compressor = None if level is None else _compressor(level, size)
+        self._compressor = None if level is None else SealingCompressor(level, size)
         self._digest = _sha256()
         self._writer: ObjectWriter = file.storage.writer(self._own)
 
@@ -221,12 +220,6 @@ class ComparingWriter(SegmentWriter):
                 break
             self._aside.write(chunk[:left])
             left -= min(left, len(chunk))
-
-
-def _compressor(level: int, size: int) -> "zstandard.ZstdCompressionObj":
-    import zstandard  # noqa: PLC0415 - slow to load, and plain segments need none
-
-    return zstandard.ZstdCompressor(level, write_checksum=True).compressobj(size=size)
 
 
 def _sha256() -> "_Hash":
