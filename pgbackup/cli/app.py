@@ -37,8 +37,9 @@ VERBS = {
     "wal-get": "wal_get",
     "receive-wal": "receive_wal",
     "slot": "slot",
+    "wal": "wal",
 }
-"""Each verb and its function, in the module of the verb's name, dashes as underscores."""
+"""Each verb and its function, or group of them, in the module of its name with underscores."""
 
 ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -90,8 +91,18 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     for name in wanted or VERBS:
         module = import_module(f"pgbackup.cli.{name.replace('-', '_')}")
         epilog = getattr(module, "EXIT_STATUS", EXIT_STATUS)
-        app.command(name, epilog=epilog)(getattr(module, VERBS[name]))
+        verb = getattr(module, VERBS[name])
+        if isinstance(verb, typer.Typer):
+            _add_group(app, name, verb)
+        else:
+            app.command(name, epilog=epilog)(verb)
     return app
+
+
+def _add_group(app: typer.Typer, name: str, group: typer.Typer) -> None:
+    for command in group.registered_commands:
+        command.epilog = EXIT_STATUS
+    app.add_typer(group, name=name, epilog=EXIT_STATUS)
 
 
 def _print_version(wanted: bool) -> None:

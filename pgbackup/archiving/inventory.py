@@ -1,0 +1,75 @@
+"""Reads from a repository what `coverage` judges: names, histories, and what backups need."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pgbackup.archiving.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
+from pgbackup.errors import NotFound
+from pgbackup.pg.history import TimelineHistory
+from pgbackup.pg.lsn import Timeline, WalPosition
+from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.repository import ClusterRepository
+
+
+class Inventory(NamedTuple):
+    """What is there of one cluster's WAL.
+
+    segment_size: bytes.
+    unread:       labels of backups whose needs are not known, since their records are damaged.
+    """
+
+    segment_size: int
+    timelines: tuple[TimelineWal, ...]
+    histories: Mapping[Timeline, TimelineHistory]
+    needs: tuple[Need, ...]
+    unread: tuple[str, ...]
+
+    def gaps(self) -> Gaps:
+        """What is missing."""
+        return find_gaps(self.timelines, self.histories, self.needs, self.segment_size)
+
+
+def read_timelines(cluster: ClusterRepository) -> list[TimelineWal]:
+    """What the archive holds. Raises: NotFound, CorruptData, StorageError."""
+    return by_timeline(cluster.archive.files(), read_segment_size(cluster))
+
+
+def read_segment_size(cluster: ClusterRepository) -> int:
+    """Bytes of a segment of this cluster. Raises: NotFound, CorruptData, StorageError."""
+    facts = cluster.facts()
+    if facts is None:
+        raise NotFound(f"could not find WAL of system {cluster.system}: nothing is known of it")
+    return facts.wal_segment_size
+
+
+def read_inventory(cluster: ClusterRepository) -> Inventory:
+    """Everything that `gaps` needs. Raises: NotFound, CorruptData, StorageError."""
+    size = read_segment_size(cluster)
+    # The records come first: a segment that is archived meanwhile must not look missing.
+    records, damaged = cluster.catalog.list(), cluster.catalog.damaged()
+    timelines = by_timeline(cluster.archive.files(), size)
+    histories = {
+        each.timeline: _history(cluster.archive, each.timeline)
+        for each in timelines
+        if each.has_history
+    }
+    return Inventory(
+        size,
+        tuple(timelines),
+        histories,
+        tuple(_need(record, size) for record in records),
+        tuple(each.label for each in damaged),
+    )
+
+
+def _history(archive: WalArchive, timeline: Timeline) -> TimelineHistory:
+    return TimelineHistory.parse(timeline, archive.read(timeline.history_name))
+
+
+def _need(record: BackupRecord, segment_size: int) -> Need:
+    start = end = WalPosition(record.timeline, record.start_lsn)
+    for wal_range in record.wal:
+        _, last = wal_range.check(segment_size)
+        end = WalPosition(last.timeline, last.end)
+    return Need(start, end)

@@ -1,0 +1,145 @@
+"""`pgbackup wal list|gaps`: what the WAL archive holds, and what is missing in it."""
+
+from typing import Any
+
+import typer
+
+from pgbackup.archiving.coverage import Gaps, Stretch, TimelineWal
+from pgbackup.archiving.inventory import Inventory, read_inventory, read_timelines
+from pgbackup.cli import options
+from pgbackup.cli.output import format_size, print_json, print_table, say, say_warning
+from pgbackup.errors import ExitCode
+
+HEADINGS = ("TLI", "FIRST", "LAST", "FROM", "UP TO", "SEGMENTS", "STORED", "MISSING", "HISTORY")
+
+
+def list_wal(
+    *,
+    repo: options.Repo = options.DEFAULT_REPO,
+    system: options.System = None,
+    json: options.Json = False,
+) -> int:
+    """List the WAL in the archive by timeline."""
+    cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
+    timelines = read_timelines(cluster)
+    if json:
+        print_json(
+            {
+                "system_identifier": str(cluster.system),
+                "timelines": [_timeline_document(each) for each in timelines],
+            }
+        )
+        return ExitCode.OK
+    if not timelines:
+        say("there is no WAL in the archive")
+        return ExitCode.OK
+    print_table(HEADINGS, [_row(each) for each in timelines])
+    for each in timelines:
+        for segment in each.partial:
+            print(f"{segment}.partial: unfinished; how much of it is valid is not known")
+    return ExitCode.OK
+
+
+def list_gaps(
+    *,
+    repo: options.Repo = options.DEFAULT_REPO,
+    system: options.System = None,
+    json: options.Json = False,
+) -> int:
+    """Find WAL that is missing between the oldest backup and the newest segment.
+
+    Without a backup, it begins with the oldest segment. All timelines are followed.
+    """
+    cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
+    inventory = read_inventory(cluster)
+    gaps = inventory.gaps()
+    if json:
+        print_json({"system_identifier": str(cluster.system), **gaps_document(gaps)})
+    else:
+        print_gaps(gaps)
+    warn_of_unread(inventory)
+    return gaps_status(inventory, gaps)
+
+
+def gaps_status(inventory: Inventory, gaps: Gaps) -> int:
+    """The exit status for what is missing."""
+    if gaps.holes or gaps.histories:
+        return ExitCode.NOT_REACHABLE
+    return ExitCode.WARNINGS if inventory.unread else ExitCode.OK
+
+
+def warn_of_unread(inventory: Inventory) -> None:
+    """Tell whose needs are not known."""
+    for label in inventory.unread:
+        say_warning(f"backup {label}: its record is damaged, so the WAL that it needs is not known")
+
+
+def print_gaps(gaps: Gaps) -> None:
+    """One line for each stretch that is missing, or that none is."""
+    for hole in gaps.holes:
+        print(f"timeline {hole.timeline}: {describe(hole)} missing")
+    for timeline in gaps.histories:
+        print(f"timeline {timeline}: {timeline.history_name} missing")
+    if not (gaps.holes or gaps.histories):
+        say("no WAL is missing")
+
+
+def gaps_document(gaps: Gaps) -> dict[str, Any]:
+    """Positions as text, the end of a hole behind its last byte."""
+    return {
+        "holes": [stretch_document(each) for each in gaps.holes],
+        "missing_histories": [each.history_name for each in gaps.histories],
+    }
+
+
+def stretch_document(stretch: Stretch) -> dict[str, Any]:
+    """A stretch of segments, present or missing."""
+    return {
+        "timeline": int(stretch.timeline),
+        "first": stretch.first.name,
+        "last": stretch.last.name,
+        "segments": stretch.segment_count,
+        "start_lsn": str(stretch.start),
+        "end_lsn": str(stretch.end),
+    }
+
+
+def describe(stretch: Stretch) -> str:
+    """Names, number and positions of segments."""
+    plural = "s" if stretch.segment_count > 1 else ""
+    count = f"{stretch.segment_count} segment{plural}"
+    return f"{stretch} ({count}, {stretch.start} to {stretch.end})"
+
+
+def _row(wal: TimelineWal) -> tuple[str, ...]:
+    whole = wal.whole
+    ends = ("-", "-", "-", "-")
+    if whole is not None:
+        ends = (whole.first.name, whole.last.name, str(whole.start), str(whole.end))
+    missing = sum(hole.segment_count for hole in wal.holes)
+    history = "yes" if wal.has_history else "MISSING" if wal.timeline > 1 else "-"
+    return (
+        str(wal.timeline),
+        *ends,
+        str(wal.segment_count),
+        format_size(wal.stored_size),
+        str(missing) if missing else "-",
+        history,
+    )
+
+
+def _timeline_document(wal: TimelineWal) -> dict[str, Any]:
+    return {
+        "timeline": int(wal.timeline),
+        "segments": wal.segment_count,
+        "stored_size": wal.stored_size,
+        "has_history": wal.has_history,
+        "stretches": [stretch_document(each) for each in wal.stretches],
+        "holes": [stretch_document(each) for each in wal.holes],
+        "partial": [{"name": f"{segment}.partial", "valid_size": None} for segment in wal.partial],
+    }
+
+
+wal = typer.Typer(help="Look after the WAL archive: list, gaps.")
+wal.command("list")(list_wal)
+wal.command("gaps")(list_gaps)
