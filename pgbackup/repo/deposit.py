@@ -4,6 +4,8 @@ Writes archives, indexes and the manifest of one backup folder; each becomes vis
 durable. It never writes the record: until that is there, the folder is no backup.
 """
 
+from functools import partial
+
 from crc32c import crc32c
 
 from pgbackup.pg.lsn import WalPosition
@@ -27,7 +29,6 @@ class Deposit(End):
         self._folder = folder
         self._behind = WriteBehind()
         self._writer: ObjectWriter | None = None
-        self._open_writers: list[ObjectWriter] = []
         self.indexes: list[ObjectRecord] = []
 
     @property
@@ -38,12 +39,10 @@ class Deposit(End):
         self._begin(name)
 
     def archive_contents(self, length: int) -> None:
-        assert self._writer is not None
-        self._behind.add(length, self._writer.write)
+        self._behind.add(length, self._write)
 
     def end_archive(self) -> None:
-        assert self._writer is not None
-        self._behind.end(self._writer.write, self._writer.commit)
+        self._behind.end(self._write, self._commit)
 
     def begin_manifest(self) -> None:
         self._begin(layout.MANIFEST)
@@ -59,8 +58,8 @@ class Deposit(End):
 
     def cleanup(self) -> None:
         self._behind.close()
-        for writer in self._open_writers:
-            writer.abort()
+        if self._writer is not None:
+            self._writer.abort()
 
     def put_index(self, archive: str, data: bytes) -> None:
         """Store the member index of an archive, named by the archive's plain name."""
@@ -69,5 +68,17 @@ class Deposit(End):
         self.indexes.append(ObjectRecord(name, len(data), f"{crc32c(data):08x}"))
 
     def _begin(self, name: str) -> None:
-        self._writer = self._storage.writer(self._folder + name, is_bulk=True)
-        self._open_writers.append(self._writer)
+        # On the thread as all that follows: a signal cannot come between a new file and its owner.
+        self._behind.then(partial(self._open, name))
+
+    def _open(self, name: str) -> None:
+        self._writer = self._storage.writer(self._folder + name)
+
+    def _write(self, data: memoryview) -> None:
+        assert self._writer is not None
+        self._writer.write(data)
+
+    def _commit(self) -> None:
+        assert self._writer is not None
+        self._writer.commit()
+        self._writer = None
