@@ -235,7 +235,14 @@ class WalReceiver:
         cluster = self._claim(identity.system_identifier, stack)
         cluster.bind(transport.server_version, segment_size)
         if self._wal is None:
-            wal = ReceivedWal(cluster, self._root, segment_size, self._options.level, self._tell)
+            wal = ReceivedWal(
+                cluster,
+                self._root,
+                segment_size,
+                self._options.level,
+                self._tell,
+                may_run_ahead=not self._options.synchronous,
+            )
             self._wal = stack.enter_context(wal)
         return self._wal
 

@@ -96,6 +96,11 @@ class WalDirectory:
         """The segment that holds write_lsn."""
         return self._segment
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the current segment has its .partial."""
+        return self._file is not None
+
     def contents(self) -> Contents:
         """The segments that are there; a plain one of another size counts as not there."""
         full, partial = set(), set()

@@ -209,6 +209,27 @@ def test_killed_under_load_the_receiver_goes_on_without_a_hole(
     expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
 
 
+@ONE_MAJOR
+def test_killed_far_behind_the_receiver_goes_on_without_a_hole(
+    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
+) -> None:
+    server = cluster_factory(major, settings={**KEEP, "max_wal_size": "1GB"})
+    assert receive_once(tmp_path, server, "--once").status == 0
+    load(server, 150)
+    source = random.Random(4)
+    for _ in range(KILLS):
+        running = receive(server)
+        there = len(segments_of(tmp_path))
+        wanted = there + source.randrange(1, 150 // KILLS)
+        wait_for(lambda wanted=wanted: len(segments_of(tmp_path)) >= wanted)
+        running.process.kill()
+        running.process.wait()
+    running = receive(server)
+    received = wait_until_received(tmp_path, server)
+    end(running)
+    expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
+
+
 def is_streaming(server: Cluster, name: str) -> bool:
     return bool(server.sql(f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{name}'"))
 
