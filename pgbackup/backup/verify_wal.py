@@ -69,20 +69,9 @@ class WalCheck:
         self._advance(segment.end - end)
 
     def _check(self, segment: Segment, chunks: Iterator[bytes]) -> Lsn:
-        """Check content piece by piece; return the position behind it."""
-        pages = PageCheck(segment, self._record.system_identifier)
-        try:
-            for piece in _pieces(chunks):
-                offset = pages.position - segment.start
-                pages.add(piece)
-                self._walk.add(piece, segment, offset)
-                self._advance(len(piece))
-        except (CorruptData, WrongSystem):
-            # If the object is damaged, it is not said of the content that comes of that.
-            for _ in chunks:
-                pass
-            raise
-        return pages.position
+        return check_content(
+            self._walk, segment, self._record.system_identifier, chunks, self._advance
+        )
 
     def _history_problems(self, listed: HistoryRecord) -> Iterator[str]:
         record = self._record
@@ -95,6 +84,35 @@ class WalCheck:
                 history.path(start, stop)
         except (NotFound, CorruptData) as error:
             yield error.message
+
+
+def check_content(
+    walk: WalRecords,
+    segment: Segment,
+    system_identifier: int,
+    chunks: Iterator[bytes],
+    advance: Callable[[int], object],
+) -> Lsn:
+    """Check a segment piece by piece; return the position behind it.
+
+    walk:    has walked the segments before this one, or none.
+    advance: told of the bytes read.
+
+    Raises: CorruptData, WrongSystem; the walk is of no use then. Whatever chunks raises.
+    """
+    pages = PageCheck(segment, system_identifier)
+    try:
+        for piece in _pieces(chunks):
+            offset = pages.position - segment.start
+            pages.add(piece)
+            walk.add(piece, segment, offset)
+            advance(len(piece))
+    except (CorruptData, WrongSystem):
+        # If the object is damaged, it is not said of the content that comes of that.
+        for _ in chunks:
+            pass
+        raise
+    return pages.position
 
 
 def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:

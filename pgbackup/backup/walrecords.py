@@ -41,6 +41,11 @@ class WalRecords:
         self._has_switched = False
         self._page_size = 0
 
+    @property
+    def last_start(self) -> Lsn | None:
+        """Where the last record begins that was found right, if it was seen whole."""
+        return None if self._previous is None else Lsn(self._previous)
+
     def add(self, data: bytes, segment: Segment, offset: int = 0) -> None:
         """Check the next piece.
 

@@ -1,4 +1,4 @@
-"""`pgbackup wal list|gaps`: what the WAL archive holds, and what is missing in it."""
+"""`pgbackup wal`: its commands; of them list, what the archive holds, and gaps, what is missing."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from pgbackup.archiving.coverage import Gaps, Stretch, TimelineWal
 from pgbackup.archiving.inventory import Inventory, read_inventory, read_timelines
 from pgbackup.cli import options
 from pgbackup.cli.output import format_size, print_json, print_table, say, say_warning
+from pgbackup.cli.wal_verify import verify_wal
 from pgbackup.errors import ExitCode
 
 HEADINGS = ("TLI", "FIRST", "LAST", "FROM", "UP TO", "SEGMENTS", "STORED", "MISSING", "HISTORY")
@@ -140,6 +141,7 @@ def _timeline_document(wal: TimelineWal) -> dict[str, Any]:
     }
 
 
-wal = typer.Typer(help="Look after the WAL archive: list, gaps.")
+wal = typer.Typer(help="Look after the WAL archive: list, gaps, verify.")
 wal.command("list")(list_wal)
 wal.command("gaps")(list_gaps)
+wal.command("verify")(verify_wal)

@@ -2,6 +2,7 @@
 
 pgbackup.json                        the format, and the repository's identity
 <system identifier>/cluster.json     what must stay the same: major version, segment size
+<system identifier>/wal-verified.json up to where the WAL archive was verified
 <system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
 <system identifier>/conflict/        WAL that came under a name bound to other content
 <system identifier>/backups/<label>/ archives, indexes, backup_manifest, and the record
@@ -47,6 +48,11 @@ def cluster_object(system: int) -> str:
 def wal_folder(system: int) -> str:
     """The folder of a cluster's WAL archive."""
     return f"{system}/wal/"
+
+
+def wal_verified_object(system: int) -> str:
+    """The object that remembers up to where the WAL archive was verified."""
+    return f"{system}/wal-verified.json"
 
 
 def wal_object(system: int, name: str, *, compressed: bool) -> str:
