@@ -13,6 +13,7 @@ from threading import Event, Lock, Thread
 
 from pgbackup.archiving import marker
 from pgbackup.archiving.push import PushedFile, Pusher
+from pgbackup.archiving.spooldir import remove_stale
 from pgbackup.errors import PgbackupError
 from pgbackup.pg.lsn import WalFileKind, WalFileName
 
@@ -64,6 +65,7 @@ class Backlog:
         names = {os.path.basename(path) for path in paths}
         with suppress(OSError):
             marker.forget_others(self._spool, names)
+            remove_stale(self._spool)
         chosen = list(self._choose(paths, os.path.basename(asked)))
         source = iter(chosen)
         count = min(jobs, len(chosen))

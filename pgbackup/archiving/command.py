@@ -14,7 +14,7 @@ import sys
 
 from pgbackup.archiving.marker import take_note
 from pgbackup.archiving.options import Options, parse_options
-from pgbackup.archiving.spooldir import make_safe, spool_directory
+from pgbackup.archiving.spooldir import is_safe, make_safe, spool_directory
 
 TYPE_CHECKING = False  # that of typing, which is slow to load
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def push(options: Options) -> None:
     from pgbackup.archiving.backlog import Backlog, waiting_files
 
     waiting = waiting_files(path)
-    if len(waiting) > 1 and make_safe(spool):
+    if make_safe(spool) if len(waiting) > 1 else is_safe(spool):
         from pgbackup.errors import Interrupted
 
         try:

@@ -4,12 +4,14 @@ What lies there only saves time: it may be removed at any moment, and no answer 
 alone. Nothing is taken from a directory that others can write to.
 """
 
-# ruff: noqa: PTH102 - pathlib is slow to load
+# ruff: noqa: PTH102, PTH106, PTH108, PTH208 - pathlib is slow to load
 
 import os
 import stat
+import time
 
 NAME = "pgbackup.spool"
+_STALE = 3600  # seconds without a change
 
 
 def spool_directory(path: str, chosen: str | None) -> str | None:
@@ -42,3 +44,17 @@ def make_safe(directory: str) -> bool:
     except OSError:
         pass
     return is_safe(directory)
+
+
+def remove_stale(directory: str) -> None:
+    """Remove segments that were fetched for a recovery that has ended since.
+
+    Raises: OSError.
+    """
+    for entry in os.listdir(directory):
+        folder = f"{directory}/{entry}"
+        found = os.lstat(folder)
+        if stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _STALE:
+            for name in os.listdir(folder):
+                os.unlink(f"{folder}/{name}")
+            os.rmdir(folder)

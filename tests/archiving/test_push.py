@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -380,3 +381,18 @@ def test_of_two_that_push_one_name_at_once_both_succeed_or_one_conflicts(
             winner = server.wal if first else other
             assert stored(server, which.name) == (winner / which.name).read_bytes()
     assert not server.leftovers()
+
+
+@pytest.mark.parametrize(("age", "stays"), [(7200, False), (60, True)], ids=["old", "in use"])
+def test_what_a_recovery_fetched_ahead_is_removed_once_it_is_over(
+    server: ServerDirectory, age: int, stays: bool
+) -> None:
+    server.spool.mkdir(mode=0o700)
+    folder = server.spool / "1-repository"
+    folder.mkdir()
+    (folder / f"{FIRST.name}.00000000").touch()
+    then = time.time() - age
+    os.utime(folder, (then, then))
+    server.make(FIRST)
+    assert server.push(FIRST.name) == 0
+    assert folder.exists() is stays
