@@ -125,7 +125,7 @@ def by_timeline(files: Iterable[ArchivedFile], segment_size: int) -> list[Timeli
     return [
         TimelineWal(
             timeline,
-            tuple(_stretches(timeline, sorted(numbers.get(timeline, ())), segment_size)),
+            tuple(stretches_of(timeline, numbers.get(timeline, ()), segment_size)),
             tuple(Segment(timeline, n, segment_size) for n in sorted(partial.get(timeline, ()))),
             timeline in histories,
             stored[timeline],
@@ -235,7 +235,8 @@ def _spans(history: TimelineHistory) -> list[WalSpan]:
     return history.path(WalPosition(first, Lsn(0)), end)
 
 
-def _stretches(timeline: Timeline, numbers: Sequence[int], size: int) -> Iterator[Stretch]:
+def stretches_of(timeline: Timeline, numbers: Iterable[int], size: int) -> Iterator[Stretch]:
+    """Yield segments, given by number, as few stretches. size: bytes of a segment."""
     for first, end in _merged([(number, number + 1) for number in numbers]):
         yield Stretch(Segment(timeline, first, size), Segment(timeline, end - 1, size))
 

@@ -1,7 +1,10 @@
 """Options that several verbs share: the same letters with the same meaning everywhere."""
 
+import copy
 import getpass
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -104,6 +107,18 @@ class Connector:
         self._ask()
         return self._connect()
 
+    def each_host(self) -> "list[tuple[str, Connector]]":
+        """A connector for each host of a multi-host string, whatever its role, with its name.
+
+        Raises: UsageError.
+        """
+        found = []
+        for name, settings in split_hosts(self._settings):
+            connector = copy.copy(self)
+            connector._settings = settings
+            found.append((name, connector))
+        return found
+
     def _connect(self) -> LibpqTransport:
         transport = LibpqTransport()
         transport.connect(build_conninfo(self._settings), APPLICATION_NAME)
@@ -111,6 +126,28 @@ class Connector:
 
     def _ask(self) -> None:
         self._settings["password"] = getpass.getpass("Password: ", sys.stderr)
+
+
+def split_hosts(settings: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Settings for each host alone, with its name. Raises: UsageError."""
+    lists = {
+        key: settings.get(key, os.environ.get(f"PG{key.upper()}", "")).split(",")
+        for key in ("host", "hostaddr", "port")
+    }
+    count = max(len(lists["host"]), len(lists["hostaddr"]))
+    for key, values in lists.items():
+        if len(values) == 1:
+            lists[key] = values * count
+        elif len(values) != count:
+            raise UsageError(f"{len(values)} values of {key} do not match {count} hosts")
+    found = []
+    for number in range(count):
+        given = {key: values[number] for key, values in lists.items() if values[number]}
+        name = given.get("host") or given.get("hostaddr") or "local host"
+        if "port" in given:
+            name += f":{given['port']}"
+        found.append((name, {**settings, **given, "target_session_attrs": "any"}))
+    return found
 
 
 def absolute(path: str) -> Path:

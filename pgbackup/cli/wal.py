@@ -4,10 +4,18 @@ from typing import Any
 
 import typer
 
-from pgbackup.archiving.coverage import Gaps, Stretch, TimelineWal
-from pgbackup.archiving.inventory import Inventory, read_inventory, read_timelines
+from pgbackup.archiving.coverage import TimelineWal
+from pgbackup.archiving.inventory import read_inventory, read_timelines
 from pgbackup.cli import options
-from pgbackup.cli.output import format_size, print_json, print_table, say, say_warning
+from pgbackup.cli.gaps import (
+    gaps_document,
+    gaps_status,
+    print_gaps,
+    stretch_document,
+    warn_of_unread,
+)
+from pgbackup.cli.output import format_size, print_json, print_table, say
+from pgbackup.cli.wal_fill import fill_wal
 from pgbackup.cli.wal_verify import verify_wal
 from pgbackup.errors import ExitCode
 
@@ -62,56 +70,6 @@ def list_gaps(
     return gaps_status(inventory, gaps)
 
 
-def gaps_status(inventory: Inventory, gaps: Gaps) -> int:
-    """The exit status for what is missing."""
-    if gaps.holes or gaps.histories:
-        return ExitCode.NOT_REACHABLE
-    return ExitCode.WARNINGS if inventory.unread else ExitCode.OK
-
-
-def warn_of_unread(inventory: Inventory) -> None:
-    """Tell whose needs are not known."""
-    for label in inventory.unread:
-        say_warning(f"backup {label}: its record is damaged, so the WAL that it needs is not known")
-
-
-def print_gaps(gaps: Gaps) -> None:
-    """One line for each stretch that is missing, or that none is."""
-    for hole in gaps.holes:
-        print(f"timeline {hole.timeline}: {describe(hole)} missing")
-    for timeline in gaps.histories:
-        print(f"timeline {timeline}: {timeline.history_name} missing")
-    if not (gaps.holes or gaps.histories):
-        say("no WAL is missing")
-
-
-def gaps_document(gaps: Gaps) -> dict[str, Any]:
-    """Positions as text, the end of a hole behind its last byte."""
-    return {
-        "holes": [stretch_document(each) for each in gaps.holes],
-        "missing_histories": [each.history_name for each in gaps.histories],
-    }
-
-
-def stretch_document(stretch: Stretch) -> dict[str, Any]:
-    """A stretch of segments, present or missing."""
-    return {
-        "timeline": int(stretch.timeline),
-        "first": stretch.first.name,
-        "last": stretch.last.name,
-        "segments": stretch.segment_count,
-        "start_lsn": str(stretch.start),
-        "end_lsn": str(stretch.end),
-    }
-
-
-def describe(stretch: Stretch) -> str:
-    """Names, number and positions of segments."""
-    plural = "s" if stretch.segment_count > 1 else ""
-    count = f"{stretch.segment_count} segment{plural}"
-    return f"{stretch} ({count}, {stretch.start} to {stretch.end})"
-
-
 def _row(wal: TimelineWal) -> tuple[str, ...]:
     whole = wal.whole
     ends = ("-", "-", "-", "-")
@@ -141,7 +99,8 @@ def _timeline_document(wal: TimelineWal) -> dict[str, Any]:
     }
 
 
-wal = typer.Typer(help="Look after the WAL archive: list, gaps, verify.")
+wal = typer.Typer(help="Look after the WAL archive: list, gaps, verify, fill.")
 wal.command("list")(list_wal)
 wal.command("gaps")(list_gaps)
 wal.command("verify")(verify_wal)
+wal.command("fill")(fill_wal)
