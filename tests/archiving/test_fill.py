@@ -247,3 +247,30 @@ def test_a_string_of_several_hosts_is_split(monkeypatch: pytest.MonkeyPatch) -> 
         split_hosts({"host": "a,b", "port": "1,2,3"})
     monkeypatch.setenv("PGHOST", "x,y")
     assert [name for name, _ in split_hosts({})] == ["x", "y"]
+
+
+@ONE_MAJOR
+def test_the_wal_of_the_oldest_backup_is_needed_and_what_is_before_it_is_not(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    server = begin(cluster_factory, major, tmp_path, 3)
+    before = archived(tmp_path)
+    succeed(tmp_path, "backup", "-c", "fast", "-q", "-d", server.conninfo())
+    write_segments(server, 3)
+    receive(tmp_path, server)
+    lose(tmp_path, before[1])
+    assert gaps(tmp_path) == []
+    (backup,) = succeed(tmp_path, "list", "--json").document["backups"]
+    first, last = backup["wal"][0]["first"], archived(tmp_path)[-1]
+    lose(tmp_path, first)
+    assert gaps(tmp_path) == [f"{first} {first}"]
+    assert fill(tmp_path, server).status == 0
+    assert first in archived(tmp_path)
+    assert before[1] not in archived(tmp_path)
+    assert archived(tmp_path)[-1] == last
+    (record,) = (tmp_path / "pgbackup-repo").glob("*/backups/*/backup.json")
+    record.chmod(0o600)
+    record.write_text("{}")
+    answer = run(tmp_path, "wal", "gaps")
+    assert f"warning: backup {backup['label']}" in answer.err
+    assert answer.status == 9  # without a backup, all that is there counts
