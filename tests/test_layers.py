@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RANKS = {
     "errors": 0,
+    "interrupts": 0,
     "pg": 0,
     "wire": 1,
     "stream": 1,

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from pgbackup.interrupts import held_back
 from pgbackup.stream.progress import Meter
 
 MAX_JOBS = 64
@@ -43,7 +44,8 @@ class Crew:
         ]
         try:
             for thread in threads:
-                thread.start()
+                with held_back():
+                    thread.start()
             for _ in threads:
                 self._ended.acquire()
         except BaseException:

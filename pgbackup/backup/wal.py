@@ -17,6 +17,7 @@ from crc32c import crc32c
 
 from pgbackup.backup.archivedwal import ArchivedWal, PartialWal
 from pgbackup.errors import ProtocolViolation, WrongSystem
+from pgbackup.interrupts import held_back
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.replication import client
@@ -87,7 +88,8 @@ class WalAlongside(Sink):
         self._thread = threading.Thread(
             target=self._run, args=(state.start,), name="wal", daemon=True
         )
-        self._thread.start()
+        with held_back():
+            self._thread.start()
         self.successor.begin_backup(state)
 
     def archive_contents(self, length: int) -> None:

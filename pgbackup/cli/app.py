@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 import pgbackup
 from pgbackup.cli.output import say, say_error
 from pgbackup.errors import ExitCode, Interrupted, PgbackupError, UsageError
+from pgbackup.interrupts import ENDING_SIGNALS
 
 EXIT_STATUS = """
 \b
@@ -40,8 +41,6 @@ VERBS = {
     "wal": "wal",
 }
 """Each verb and its function, or group of them, in the module of its name with underscores."""
-
-ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def run(arguments: Sequence[str]) -> int:

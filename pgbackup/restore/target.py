@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from pgbackup.backup.members import TABLESPACES, is_version_directory, tablespace_path
 from pgbackup.errors import Locked, Refused
+from pgbackup.interrupts import held_back
 from pgbackup.restore.newfile import target_errors
 from pgbackup.restore.plan import RestorePlan, TablespaceTarget
 from pgbackup.restore.tree import Tree
@@ -62,8 +63,9 @@ class Targets:
 
         Raises: Refused, Locked, PgbackupError.
         """
-        self.data = self._open(self._plan.directory)
-        with target_errors("restore into directory", self.data.path):
+        with held_back():
+            self.data = self._open(self._plan.directory)
+        with target_errors("restore into directory", self.data.path), held_back():
             is_leftover = self._lock_data_directory(self.data)
             self._owned.append(self.data)
         for each in self._plan.tablespaces:
@@ -152,7 +154,8 @@ class Targets:
 
     def _take_tablespace(self, tablespace: TablespaceTarget, is_leftover: bool) -> Target:
         assert tablespace.directory is not None
-        target = self._open(tablespace.directory)
+        with held_back():
+            target = self._open(tablespace.directory)
         with target_errors("restore into directory", target.path):
             names = os.listdir(target.fd)
             # Only the link in the killed restore's data directory proves that it wrote here.

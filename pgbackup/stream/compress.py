@@ -15,6 +15,7 @@ from queue import SimpleQueue
 
 import zstandard
 
+from pgbackup.interrupts import held_back
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 from pgbackup.stream.seekable import encode_seek_table
 from pgbackup.stream.sink import Sink, feed
@@ -107,7 +108,9 @@ class Compress(Sink):
         assert self._page is not None
         page, length = self._page, self._fill
         self._page, self._fill = None, 0
-        self._pending.append((page, length, self._threads.submit(self._compress, page, length)))
+        with held_back():  # the first calls start threads
+            frame = self._threads.submit(self._compress, page, length)
+        self._pending.append((page, length, frame))
 
     def _compress(self, page: PageBuffer, length: int) -> bytes:
         compressor = self._compressors.get()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 
+from pgbackup.interrupts import held_back
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 
 Target = Callable[[memoryview], object]
@@ -32,7 +33,8 @@ class WriteBehind:
         self._page = self._pool.acquire()
         self._fill = 0
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
-        self._thread.start()
+        with held_back():
+            self._thread.start()
 
     @property
     def buffer(self) -> memoryview:
