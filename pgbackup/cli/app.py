@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 import pgbackup
 from pgbackup.cli.output import say, say_error
 from pgbackup.errors import ExitCode, Interrupted, PgbackupError, UsageError
-from pgbackup.interrupts import ENDING_SIGNALS
+from pgbackup.interrupts import ENDING_SIGNALS, held_back
 
 EXIT_STATUS = """
 \b
@@ -43,6 +43,14 @@ VERBS = {
 """Each verb and its function, or group of them, in the module of its name with underscores."""
 
 
+class _Ended(BaseException):
+    """A signal asks the command to end. No library that catches every Exception swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
@@ -51,8 +59,14 @@ def run(arguments: Sequence[str]) -> int:
     os.umask(0o077)
     _interrupt_on_signals()
     try:
-        status = build_app(arguments)(list(arguments), standalone_mode=False)
+        with held_back():  # an import that is cut in half can be taken for a missing library
+            app = build_app(arguments)
+        status = app(list(arguments), standalone_mode=False)
         sys.stdout.flush()
+    except _Ended as end:
+        interrupted = Interrupted(f"the command was interrupted by {end.signal.name}")
+        _report(interrupted, as_json="--json" in arguments)
+        return interrupted.exit_code
     except TyperException as error:
         message = error.format_message().rstrip(".").replace("Value error, ", "")
         mistake = UsageError(message[:1].lower() + message[1:], hint=_help_hint(arguments))
@@ -144,7 +158,7 @@ def _interrupt_on_signals() -> None:
     """Let what asks the program to end be an error, so that everything is cleaned up."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"the command was interrupted by {signal.Signals(number).name}")
+        raise _Ended(number)
 
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
