@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -82,6 +83,8 @@ class ProgressBar:
     def begin(self, total: int | None) -> None:
         # Starting its monitor thread, tqdm catches whatever is raised, a signal's error included.
         tqdm.monitor_interval = 0
+        # Its own lock is one between processes, whose module takes 25 ms to load.
+        tqdm.set_lock(threading.RLock())
         self._bar = tqdm(
             desc=self._title,
             total=total,
