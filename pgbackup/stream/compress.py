@@ -106,11 +106,11 @@ class Compress(Sink):
 
     def _submit(self) -> None:
         assert self._page is not None
-        page, length = self._page, self._fill
-        self._page, self._fill = None, 0
         with held_back():  # the first calls start threads
+            page, length = self._page, self._fill
+            self._page, self._fill = None, 0
             frame = self._threads.submit(self._compress, page, length)
-        self._pending.append((page, length, frame))
+            self._pending.append((page, length, frame))
 
     def _compress(self, page: PageBuffer, length: int) -> bytes:
         compressor = self._compressors.get()

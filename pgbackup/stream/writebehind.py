@@ -30,7 +30,7 @@ class WriteBehind:
             tuple[Callable[[], object], PageBuffer | None] | threading.Event | None
         ] = SimpleQueue()
         self._error: BaseException | None = None
-        self._page = self._pool.acquire()
+        self._page: PageBuffer | None = self._pool.acquire()
         self._fill = 0
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
         with held_back():
@@ -39,6 +39,7 @@ class WriteBehind:
     @property
     def buffer(self) -> memoryview:
         """Where the next bytes go; read again after each `add`."""
+        assert self._page is not None
         return self._page.view[self._fill :]
 
     def add(self, length: int, target: Target) -> None:
@@ -70,13 +71,16 @@ class WriteBehind:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
-            self._page.release()
+            if self._page is not None:
+                self._page.release()
         self._pool.close()
 
     def _put(self, target: Target) -> None:
-        self._queue.put((partial(target, self._page.view[: self._fill]), self._page))
+        page, fill = self._page, self._fill
+        assert page is not None
+        self._page, self._fill = None, 0  # an interrupt may come while the next one is awaited
+        self._queue.put((partial(target, page.view[:fill]), page))
         self._page = self._pool.acquire()
-        self._fill = 0
         self._check()
 
     def _check(self) -> None:

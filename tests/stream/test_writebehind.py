@@ -1,5 +1,6 @@
 """The writer thread: order, errors in the owner, and no thread or buffer left."""
 
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -199,3 +200,34 @@ def test_close_twice_is_close_once() -> None:
     writer = WriteBehind(count=2, size=8)
     writer.close()
     writer.close()
+
+
+def test_an_interrupt_while_a_buffer_is_awaited_is_not_covered_by_another_error() -> None:
+    class Ended(BaseException):
+        pass
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Ended
+
+    going_on = threading.Event()
+    behind = WriteBehind(count=2, size=8)
+
+    def write(data: memoryview) -> None:
+        going_on.wait(10)
+
+    def fill_all() -> None:
+        try:
+            for _ in range(3):
+                behind.add(8, write)
+        finally:
+            going_on.set()
+            behind.close()
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Ended):
+            fill_all()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert threading.active_count() == 1
