@@ -4,12 +4,16 @@ No clock is read: what Python itself says of the time of an import is compared w
 it needs for its own standard library on the same machine at the same moment.
 """
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import zstandard
 
+import pgbackup
 from pgbackup.archiving import marker
 from tests.archiving.serverdir import ServerDirectory, segment
 from tests.cli.program import environment
@@ -46,11 +50,20 @@ FACTOR = 6
 
 
 def imports(server: ServerDirectory, *words: str) -> dict[str, int]:
-    """Run a hook; every module that it loads, with the microseconds of its own."""
+    """Run a hook; every module that it loads, with the microseconds of its own.
+
+    Without `site`: an installation in place loads a finder there, with half the standard library.
+    """
     start = "from pgbackup.__main__ import main; main()"  # as the installed script does
-    line = [sys.executable, "-X", "importtime", "-c", start, *words]
+    line = [sys.executable, "-S", "-X", "importtime", "-c", start, *words]
+    folders = [str(Path(module.__file__).parents[1]) for module in (pgbackup, zstandard)]
     done = subprocess.run(
-        line, cwd=server.path, env=environment(), capture_output=True, text=True, check=False
+        line,
+        cwd=server.path,
+        env={**environment(), "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = LINE.findall(done.stderr)
     return {name: int(own) for own, _, name in found}
