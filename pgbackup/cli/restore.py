@@ -25,7 +25,8 @@ def restore(
         typer.Option("--tablespace-mapping", "-T", metavar="OLD=NEW", help="Move a tablespace."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, max=64, help="Threads; default: the cores.")
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=64, help="Cores to keep busy; default: all."),
     ] = None,
     restore_command: Annotated[
         str | None,

@@ -21,8 +21,7 @@ from pgbackup.stream.seekable import encode_seek_table
 from pgbackup.stream.sink import Sink, feed
 
 FRAME_SIZE = 4 * 1024 * 1024
-"""Plain bytes per frame. Smaller frames cost ratio (1 MiB: 1 to 2 % larger files), larger ones
-memory and seek time; scripts/bench/zstd_frames.py."""
+"""Plain bytes per frame: the unit of threads, of seeking and of memory."""
 
 MAX_WORKERS = 16
 """Threads; one stream from one backend cannot feed more, and each costs FRAME_SIZE twice."""
