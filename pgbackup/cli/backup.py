@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgbackup.backup.take import BackupRequest, stream_backup, take_backup
-from pgbackup.cli import options
+from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression, parse_rate
 from pgbackup.cli.document import backup_document
 from pgbackup.cli.output import format_size, print_json, progress_bar, say, say_warning
@@ -40,12 +40,12 @@ class ManifestChecksums(StrEnum):
 
 def backup(
     *,
-    host: options.Host = None,
-    port: options.Port = None,
-    username: options.User = None,
-    dbname: options.Dbname = None,
-    no_password: options.NoPassword = False,
-    password: options.AskPassword = False,
+    host: connection.Host = None,
+    port: connection.Port = None,
+    username: connection.User = None,
+    dbname: connection.Dbname = None,
+    no_password: connection.NoPassword = False,
+    password: connection.AskPassword = False,
     repo: options.Repo = options.DEFAULT_REPO,
     target: Annotated[
         str | None,
@@ -95,7 +95,9 @@ def backup(
         verify_checksums=not no_verify_checksums,
         compression=parse_compression(compress or default_compression),
     )
-    connector = options.Connector(host, port, username, dbname, never_ask=no_password, ask=password)
+    connector = connection.Connector(
+        host, port, username, dbname, never_ask=no_password, ask=password
+    )
     if target == "-":
         return _to_stdout(connector, request, options.wants_progress(progress, quiet))
     open_repository = partial(Repository.open, open_storage(repo), create=True)
@@ -112,7 +114,7 @@ def backup(
 
 
 def _to_stdout(
-    connector: options.Connector, request: BackupRequest, wants_progress: bool | None
+    connector: connection.Connector, request: BackupRequest, wants_progress: bool | None
 ) -> int:
     if sys.stdout.isatty():
         raise UsageError(

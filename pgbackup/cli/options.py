@@ -1,35 +1,15 @@
 """Options that several verbs share: the same letters with the same meaning everywhere."""
 
-import copy
-import getpass
-import os
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pgbackup.errors import AuthenticationFailed, UsageError
-from pgbackup.replication.libpq import LibpqTransport, build_conninfo, parse_conninfo
+from pgbackup.errors import UsageError
 from pgbackup.repo import layout
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
 
-APPLICATION_NAME = "pgbackup"
-
-Host = Annotated[
-    str | None, typer.Option("--host", "-h", help="Server host or socket directory (PGHOST).")
-]
-Port = Annotated[str | None, typer.Option("--port", "-p", help="Server port (PGPORT).")]
-User = Annotated[str | None, typer.Option("--username", "-U", help="User name (PGUSER).")]
-Dbname = Annotated[
-    str | None, typer.Option("--dbname", "-d", help="Connection string or URI of libpq.")
-]
-NoPassword = Annotated[bool, typer.Option("--no-password", "-w", help="Never ask for a password.")]
-AskPassword = Annotated[
-    bool, typer.Option("--password", "-W", help="Ask for a password before connecting.")
-]
 Repo = Annotated[
     str,
     typer.Option("--repo", "-B", envvar="PGBACKUP_REPO", help="Repository: a path or URL."),
@@ -70,84 +50,6 @@ def wants_progress(progress: bool, quiet: bool) -> bool | None:
     if quiet:
         return False
     return True if progress else None
-
-
-class Connector:
-    """Opens connections from the options of the command line; asks for a password once."""
-
-    def __init__(
-        self,
-        host: str | None,
-        port: str | None,
-        user: str | None,
-        dbname: str | None,
-        *,
-        never_ask: bool,
-        ask: bool,
-    ) -> None:
-        if never_ask and ask:
-            raise UsageError("-w (never ask) and -W (ask) exclude each other")
-        is_string = dbname is not None and ("=" in dbname or "://" in dbname)
-        self._settings = parse_conninfo(dbname or "") if is_string else {}
-        if dbname is not None and not is_string:
-            self._settings["dbname"] = dbname
-        given = {"host": host, "port": port, "user": user}
-        self._settings |= {name: value for name, value in given.items() if value is not None}
-        self._may_ask = not never_ask and sys.stdin.isatty()
-        if ask:
-            self._ask()
-
-    def connect(self) -> LibpqTransport:
-        """Open a replication connection. Raises: ConnectionFailed, AuthenticationFailed."""
-        try:
-            return self._connect()
-        except AuthenticationFailed as error:
-            if "no password supplied" not in error.message or not self._may_ask:
-                raise
-        self._ask()
-        return self._connect()
-
-    def each_host(self) -> "list[tuple[str, Connector]]":
-        """A connector for each host of a multi-host string, whatever its role, with its name.
-
-        Raises: UsageError.
-        """
-        found = []
-        for name, settings in split_hosts(self._settings):
-            connector = copy.copy(self)
-            connector._settings = settings
-            found.append((name, connector))
-        return found
-
-    def _connect(self) -> LibpqTransport:
-        transport = LibpqTransport()
-        transport.connect(build_conninfo(self._settings), APPLICATION_NAME)
-        return transport
-
-    def _ask(self) -> None:
-        self._settings["password"] = getpass.getpass("Password: ", sys.stderr)
-
-
-def split_hosts(settings: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Settings for each host alone, with its name. Raises: UsageError."""
-    lists = {
-        key: settings.get(key, os.environ.get(f"PG{key.upper()}", "")).split(",")
-        for key in ("host", "hostaddr", "port")
-    }
-    count = max(len(lists["host"]), len(lists["hostaddr"]))
-    for key, values in lists.items():
-        if len(values) == 1:
-            lists[key] = values * count
-        elif len(values) != count:
-            raise UsageError(f"{len(values)} values of {key} do not match {count} hosts")
-    found = []
-    for number in range(count):
-        given = {key: values[number] for key, values in lists.items() if values[number]}
-        name = given.get("host") or given.get("hostaddr") or "local host"
-        if "port" in given:
-            name += f":{given['port']}"
-        found.append((name, {**settings, **given, "target_session_attrs": "any"}))
-    return found
 
 
 def absolute(path: str) -> Path:

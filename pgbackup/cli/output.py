@@ -6,9 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -77,10 +78,14 @@ class ProgressBar:
 
     def __init__(self, title: str, wanted: bool | None) -> None:
         self._title = title
-        self._disable = {True: False, None: None, False: True}[wanted]
+        self._is_drawn = sys.stderr.isatty() if wanted is None else wanted
         self._bar: tqdm[Any] | None = None
 
     def begin(self, total: int | None) -> None:
+        if not self._is_drawn:
+            return
+        from tqdm import tqdm  # noqa: PLC0415 - slow to load, and nobody watches a cron job
+
         # Starting its monitor thread, tqdm catches whatever is raised, a signal's error included.
         tqdm.monitor_interval = 0
         # Its own lock is one between processes, whose module takes 25 ms to load.
@@ -91,7 +96,6 @@ class ProgressBar:
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=self._disable,
             file=sys.stderr,
             mininterval=0.2,
         )

@@ -10,7 +10,7 @@ import typer
 
 from pgbackup.archiving.receive import ReceiveOptions, WalReceiver
 from pgbackup.archiving.stopping import StopRequest
-from pgbackup.cli import options
+from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression
 from pgbackup.cli.output import say
 from pgbackup.errors import CorruptData, ExitCode, Interrupted, UsageError
@@ -22,12 +22,12 @@ from pgbackup.storage.registry import open_storage
 
 def receive_wal(
     *,
-    host: options.Host = None,
-    port: options.Port = None,
-    username: options.User = None,
-    dbname: options.Dbname = None,
-    no_password: options.NoPassword = False,
-    password: options.AskPassword = False,
+    host: connection.Host = None,
+    port: connection.Port = None,
+    username: connection.User = None,
+    dbname: connection.Dbname = None,
+    no_password: connection.NoPassword = False,
+    password: connection.AskPassword = False,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
     slot: Annotated[
@@ -80,7 +80,9 @@ def receive_wal(
         wait=wait,
         system=options.parse_system(system),
     )
-    connector = options.Connector(host, port, username, dbname, never_ask=no_password, ask=password)
+    connector = connection.Connector(
+        host, port, username, dbname, never_ask=no_password, ask=password
+    )
     repository = Repository.open(open_storage(repo), create=True)
     with StopRequest() as stop, Signals(stop) as signals:
 

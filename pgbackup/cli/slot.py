@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.cli import options
+from pgbackup.cli import connection, options
 from pgbackup.cli.output import print_facts, print_json, say, say_warning
 from pgbackup.errors import ExitCode, UsageError
 from pgbackup.replication import client
@@ -24,12 +24,12 @@ def slot(
     action: Annotated[Action, typer.Argument(help="What to do.")],
     name: Annotated[str, typer.Argument(help="Name of the slot.")],
     *,
-    host: options.Host = None,
-    port: options.Port = None,
-    username: options.User = None,
-    dbname: options.Dbname = None,
-    no_password: options.NoPassword = False,
-    password: options.AskPassword = False,
+    host: connection.Host = None,
+    port: connection.Port = None,
+    username: connection.User = None,
+    dbname: connection.Dbname = None,
+    no_password: connection.NoPassword = False,
+    password: connection.AskPassword = False,
     reserve_wal: Annotated[
         bool,
         typer.Option("--reserve-wal", help="create: hold WAL at once, not from first use on."),
@@ -43,7 +43,9 @@ def slot(
     """Create, drop or show a physical replication slot."""
     if action is not Action.CREATE and (reserve_wal or if_not_exists):
         raise UsageError("--reserve-wal and --if-not-exists go with slot create")
-    connector = options.Connector(host, port, username, dbname, never_ask=no_password, ask=password)
+    connector = connection.Connector(
+        host, port, username, dbname, never_ask=no_password, ask=password
+    )
     transport = connector.connect()
     try:
         if action is Action.SHOW:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pgbackup.archiving.fill import Filled, FillReport, Host, fill_gaps
-from pgbackup.cli import options
+from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression
 from pgbackup.cli.gaps import (
     describe,
@@ -20,12 +20,12 @@ from pgbackup.cli.output import print_json, say_warning
 
 def fill_wal(
     *,
-    host: options.Host = None,
-    port: options.Port = None,
-    username: options.User = None,
-    dbname: options.Dbname = None,
-    no_password: options.NoPassword = False,
-    password: options.AskPassword = False,
+    host: connection.Host = None,
+    port: connection.Port = None,
+    username: connection.User = None,
+    dbname: connection.Dbname = None,
+    no_password: connection.NoPassword = False,
+    password: connection.AskPassword = False,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
     compress: Annotated[
@@ -38,7 +38,9 @@ def fill_wal(
     Every host of a connection string with several is asked, primary or standby.
     """
     compression = parse_compression(compress)
-    connector = options.Connector(host, port, username, dbname, never_ask=no_password, ask=password)
+    connector = connection.Connector(
+        host, port, username, dbname, never_ask=no_password, ask=password
+    )
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     hosts = [Host(name, each.connect) for name, each in connector.each_host()]
     report = fill_gaps(cluster, hosts, None if compression is None else compression.level)

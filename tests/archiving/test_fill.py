@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.cli.options import split_hosts
+from pgbackup.cli.connection import split_hosts
 from pgbackup.errors import UsageError
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.local import LocalStorage
