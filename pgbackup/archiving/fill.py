@@ -9,8 +9,6 @@ nothing that is there is replaced.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pgbackup.archiving.coverage import Gaps, Stretch, stretches_of
-from pgbackup.archiving.inventory import Inventory, read_inventory
 from pgbackup.archiving.startpoint import server_history
 from pgbackup.backup.archivedwal import ArchivedWal
 from pgbackup.errors import (
@@ -27,6 +25,8 @@ from pgbackup.replication import client
 from pgbackup.replication.client import SystemIdentity
 from pgbackup.replication.transport import Transport
 from pgbackup.replication.walreceiver import WalStream
+from pgbackup.repo.coverage import Gaps, Stretch, stretches_of
+from pgbackup.repo.inventory import Inventory, read_inventory
 from pgbackup.repo.repository import ClusterRepository
 
 

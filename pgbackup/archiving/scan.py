@@ -8,13 +8,13 @@ on nothing is, so that each run tells of it again. Segments come in pieces and n
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pgbackup.archiving.coverage import Stretch
-from pgbackup.archiving.inventory import read_segment_size, read_timelines
 from pgbackup.archiving.verified import Verified, put_verified, read_verified
 from pgbackup.backup.verify_wal import check_content
 from pgbackup.backup.walrecords import WalRecords
 from pgbackup.errors import CorruptData, NotFound, WrongSystem
 from pgbackup.pg.lsn import Lsn, Segment
+from pgbackup.repo.coverage import Stretch
+from pgbackup.repo.inventory import read_segment_size, read_timelines
 from pgbackup.repo.repository import ClusterRepository
 
 

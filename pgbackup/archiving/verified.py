@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pgbackup.archiving.coverage import Stretch
 from pgbackup.errors import CorruptData, NotFound
 from pgbackup.pg.lsn import Lsn, Segment
 from pgbackup.repo import layout
+from pgbackup.repo.coverage import Stretch
 from pgbackup.repo.fields import Fields
 from pgbackup.repo.repository import ClusterRepository
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pgbackup.archiving.coverage import Gaps, Stretch
-from pgbackup.archiving.inventory import Inventory
 from pgbackup.cli.output import say, say_warning
 from pgbackup.errors import ExitCode
+from pgbackup.repo.coverage import Gaps, Stretch
+from pgbackup.repo.inventory import Inventory
 
 
 def gaps_status(inventory: Inventory, gaps: Gaps) -> int:

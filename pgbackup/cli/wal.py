@@ -4,8 +4,6 @@ from typing import Any
 
 import typer
 
-from pgbackup.archiving.coverage import TimelineWal
-from pgbackup.archiving.inventory import read_inventory, read_timelines
 from pgbackup.cli import options
 from pgbackup.cli.gaps import (
     gaps_document,
@@ -18,6 +16,8 @@ from pgbackup.cli.output import format_size, print_json, print_table, say
 from pgbackup.cli.wal_fill import fill_wal
 from pgbackup.cli.wal_verify import verify_wal
 from pgbackup.errors import ExitCode
+from pgbackup.repo.coverage import TimelineWal
+from pgbackup.repo.inventory import read_inventory, read_timelines
 
 HEADINGS = ("TLI", "FIRST", "LAST", "FROM", "UP TO", "SEGMENTS", "STORED", "MISSING", "HISTORY")
 

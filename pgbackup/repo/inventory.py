@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pgbackup.archiving.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
 from pgbackup.errors import NotFound
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.archive import WalArchive
 from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
 from pgbackup.repo.repository import ClusterRepository
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pgbackup.archiving.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
 from pgbackup.errors import CorruptData
 from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileName, WalPosition
 from pgbackup.repo.archive import ArchivedFile
+from pgbackup.repo.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
 
 MIB = 1 << 20
 Parents = dict[int, list[tuple[int, int]]]
