@@ -3,8 +3,10 @@
 
 Segments of 16 MB, compressible and not, zstd level 1 on both sides, everything synced, a repository
 on the same file system; pgBackRest with and without archive-async. A round pushes, then gets, each
-segment once with each program, in turn; quoted are medians of wall time per call. With a backlog,
-30 files are ready and asked for one after the other. Needs Debian's pgbackrest.
+segment once with each program, in turn; quoted are medians of wall time per call, and of the ratios
+pair by pair with their quartiles. Ours is installed as users have it. With a backlog, 30 files are
+ready and asked for one after the other. A file that was got is removed before the next is asked
+for, as the server does. Needs Debian's pgbackrest.
 """
 
 import argparse
@@ -20,11 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from installed import install, plain_environment
 from pairs import machine, print_rows
 
 from tests.cluster import Cluster
 
-START = "import sys; from pgbackup.__main__ import main; sys.exit(main())"
 BACKLOG = 30
 
 
@@ -35,7 +37,7 @@ class Bench:
         self.cluster = cluster
         self.work = work
         self.wal = cluster.pgdata / "pg_wal"
-        self.environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        self.program = install(work / "program")
         for name, mode in (("sync", "n"), ("async", "y")):
             (work / f"{name}.conf").write_text(
                 f"[global]\nrepo1-path={work}/{name}\ncompress-type=zst\ncompress-level=1\n"
@@ -50,8 +52,7 @@ class Bench:
         return ["pgbackrest", f"--config={self.work}/{mode}.conf", "--stanza=s", *words]
 
     def ours(self, verb: str, *words: str) -> list[str]:
-        repo = ["-B", str(self.work / "ours")]
-        return [sys.executable, "-c", START, verb, *repo, *words]
+        return [str(self.program), verb, "-B", str(self.work / "ours"), *words]
 
     def time(self, command: list[str]) -> float:
         """Seconds of a run in the data directory, as the server starts it."""
@@ -59,7 +60,7 @@ class Bench:
         done = subprocess.run(
             command,
             cwd=self.cluster.pgdata,
-            env={**os.environ, **self.environment},
+            env=plain_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -69,6 +70,11 @@ class Bench:
         if done.returncode:
             sys.exit(f"failed: {' '.join(command)}\n{done.stdout}{done.stderr}")
         return wall
+
+    def time_get(self, command: list[str], target: Path) -> float:
+        """Seconds of a run that makes a file; it is not there before."""
+        target.unlink(missing_ok=True)
+        return self.time(command)
 
     def ready(self, names: list[str], *, ready: bool) -> None:
         status = self.wal / "archive_status"
@@ -105,7 +111,8 @@ def one_by_one(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
     """Push and get single segments."""
     bench.forget()
     bench.ready(names, ready=False)
-    gets = str(bench.work / "got")
+    got = bench.work / "got"
+    gets = str(got)
     timed: dict[str, list[float]] = {}
 
     def peer(*words: str) -> list[str]:
@@ -122,14 +129,18 @@ def one_by_one(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
     ]
     for name in names:
         for label, command in steps:
-            timed.setdefault(label, []).append(bench.time(command(name)))
+            timed.setdefault(label, []).append(bench.time_get(command(name), got))
     return [row(f"{verb}, {kind}", timed[f"{verb} ours"][1:], timed[f"{verb} pgBackRest"][1:])
             for verb in ("push", "get")]  # fmt: skip
 
 
 def row(what: str, ours: list[float], peer: list[float]) -> list[str]:
     one, other = statistics.median(ours), statistics.median(peer)
-    return [what, f"{one * 1000:.0f}", f"{other * 1000:.0f}", f"{one / other:.2f}"]
+    low, middle, high = statistics.quantiles(
+        (a / b for a, b in zip(ours, peer, strict=True)), n=4, method="inclusive"
+    )
+    ratio = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+    return [what, f"{one * 1000:.0f}", f"{other * 1000:.0f}", ratio]
 
 
 def backlog(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
@@ -155,7 +166,7 @@ def backlog(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
 
 def fetched_ahead(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
     """Recovery: segments wanted in order, with a pause in which the server would replay."""
-    gets = str(bench.wal / "RECOVERYXLOG")
+    got = bench.wal / "RECOVERYXLOG"
     walls: dict[str, list[float]] = {}
     bench.forget()
     bench.ready(names, ready=False)
@@ -164,11 +175,12 @@ def fetched_ahead(bench: Bench, names: list[str], kind: str) -> list[list[str]]:
         bench.time(bench.pgbackrest("sync", "archive-push", f"pg_wal/{name}"))
     shutil.copytree(bench.work / "sync", bench.work / "async", dirs_exist_ok=True)
     for name in names:
-        walls.setdefault("ours", []).append(bench.time(bench.ours("wal-get", name, gets)))
+        wall = bench.time_get(bench.ours("wal-get", name, "pg_wal/RECOVERYXLOG"), got)
+        walls.setdefault("ours", []).append(wall)
         time.sleep(0.2)
     for name in names:
-        command = bench.pgbackrest("async", "archive-get", name, gets)
-        walls.setdefault("async", []).append(bench.time(command))
+        command = bench.pgbackrest("async", "archive-get", name, "pg_wal/RECOVERYXLOG")
+        walls.setdefault("async", []).append(bench.time_get(command, got))
         time.sleep(0.2)
     return [
         row(f"get, fetched ahead, against async, {kind}", walls["ours"][1:], walls["async"][1:])
