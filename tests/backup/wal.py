@@ -13,9 +13,9 @@ MIB = 1 << 20
 NOOP, SWITCH = 0x20, 0x40  # of resource manager 0; pg_control.h
 
 
-def record(payload: bytes, previous: int, info: int = NOOP) -> bytes:
+def record(payload: bytes, previous: int, info: int = NOOP, manager: int = 0) -> bytes:
     """One record whose block-less data is `payload`. Source: xlogrecord.h (PostgreSQL 18)"""
-    start = struct.pack("<IIQBBxx", 24 + len(payload), 7, previous, info, 0)
+    start = struct.pack("<IIQBBxx", 24 + len(payload), 7, previous, info, manager)
     return start + struct.pack("<I", crc32c(start, crc32c(payload))) + payload
 
 
@@ -33,11 +33,11 @@ class WalWriter:
     def position(self) -> Lsn:
         return Lsn(self._first.start + len(self._data))
 
-    def add(self, payload: bytes, info: int = NOOP) -> Lsn:
+    def add(self, payload: bytes, info: int = NOOP, manager: int = 0) -> Lsn:
         """Append a record; return where it begins."""
         self._begin_page(0)
         start = self.position
-        left = record(payload, self.previous, info)
+        left = record(payload, self.previous, info, manager)
         self.previous = start
         while left:
             self._begin_page(len(left))
