@@ -104,8 +104,6 @@ def without_headers(piece: bytes, page_size: int, *, is_first: bool) -> bytes:
     view = memoryview(piece)
     starts = range(0, len(piece), page_size)
     parts = [view[at + SHORT_HEADER_SIZE : at + page_size] for at in starts]
-        view[at + SHORT_HEADER_SIZE : at + page_size] for at in range(0, len(piece), page_size)
-    ]
     if is_first:
         parts[0] = view[LONG_HEADER_SIZE:page_size]
     return b"".join(parts)
