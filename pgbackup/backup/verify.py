@@ -61,11 +61,11 @@ def verify_backup(
     jobs:      threads.
     fail_fast: stop at the first problem.
 
-    Raises: StorageError.
+    Raises: NotFound, Locked if the backup is being removed, StorageError.
     """
     started = time.monotonic()
     verification = _Verification(cluster, record, fail_fast)
-    with suppress(_Enough):
+    with suppress(_Enough), cluster.catalog.reading(record.label, "verify"):
         verification.run(jobs, meter)
     return VerifyReport(
         record.label,
@@ -132,7 +132,8 @@ class _Verification:
         found = {
             each.name.removeprefix(folder): each.size for each in self._backup.storage.list(folder)
         }
-        found.pop(layout.RECORD, None)
+        for name in (layout.RECORD, layout.PIN):
+            found.pop(name, None)
         for name in [layout.MANIFEST, *(each.index_name for each in self._backup.archives)]:
             if name not in expected:
                 yield f'could not use backup record "{record.label}": it has no object "{name}"'

@@ -32,6 +32,8 @@ VERBS = {
     "backup": "backup",
     "list": "list_backups",
     "show": "show",
+    "pin": "pin",
+    "unpin": "unpin",
     "verify": "verify",
     "restore": "restore",
     "wal-push": "wal_push",

@@ -2,12 +2,18 @@
 
 from typing import Any
 
-from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.catalog import BackupRecord, Pin
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def backup_document(record: BackupRecord) -> dict[str, Any]:
+def pin_document(pin: Pin) -> dict[str, Any]:
+    """Why a backup stays, and since when."""
+    since = None if pin.since is None else pin.since.strftime(TIME_FORMAT)
+    return {"reason": pin.reason, "since": since}
+
+
+def backup_document(record: BackupRecord, pin: Pin | None = None) -> dict[str, Any]:
     """Fields in snake_case, positions as text, times ISO 8601 in UTC, sizes in bytes."""
     return {
         "label": record.label,
@@ -37,4 +43,5 @@ def backup_document(record: BackupRecord) -> dict[str, Any]:
         ],
         "page_checksum_failures": record.checksum_failures.is_damaged,
         "warnings": list(record.checksum_failures.warnings),
+        "pin": None if pin is None else pin_document(pin),
     }

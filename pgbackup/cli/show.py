@@ -7,7 +7,7 @@ import typer
 from pgbackup.cli import options
 from pgbackup.cli.document import backup_document
 from pgbackup.cli.output import format_size, format_time, print_facts, print_json
-from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.catalog import BackupRecord, Pin
 
 
 def show(
@@ -22,11 +22,13 @@ def show(
     """Show all that is known of one backup."""
     repository = options.open_repository(repo)
     identifier = repository.only_system(options.parse_system(system))
-    record = repository.cluster(identifier).catalog.get(label)
+    catalog = repository.cluster(identifier).catalog
+    record = catalog.get(label)
+    pin = catalog.pin_of(record.label)
     if json:
-        print_json({"backup": backup_document(record)})
+        print_json({"backup": backup_document(record, pin)})
         return
-    print_facts(_facts(record))
+    print_facts(_facts(record) + _pin_facts(pin))
     for warning in record.checksum_failures.warnings:
         print(f"  {warning}")
 
@@ -53,3 +55,10 @@ def _facts(record: BackupRecord) -> list[tuple[str, str]]:
         facts.append(("unfinished segment", record.tail))
     facts += [(f"tablespace {each.oid}", each.location) for each in record.tablespaces]
     return facts
+
+
+def _pin_facts(pin: Pin | None) -> list[tuple[str, str]]:
+    if pin is None:
+        return []
+    since = "" if pin.since is None else f"since {format_time(pin.since)}"
+    return [("pinned", ": ".join(filter(None, [since, pin.reason])))]

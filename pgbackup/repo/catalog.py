@@ -6,13 +6,21 @@ one left that was killed. Labels tell the order in which backups were begun, wha
 did meanwhile.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pgbackup.errors import CorruptData, Locked, NotFound, PgbackupError, Refused
+from pgbackup.errors import (
+    CorruptData,
+    Locked,
+    NotFound,
+    PgbackupError,
+    Refused,
+    StorageDenied,
+)
 from pgbackup.repo import layout
+from pgbackup.repo.pin import Pin, decode_pin, encode_pin
 from pgbackup.repo.record import (
     ArchiveRecord,
     BackupRecord,
@@ -34,6 +42,7 @@ __all__ = [
     "DamagedBackup",
     "HistoryRecord",
     "ObjectRecord",
+    "Pin",
     "TablespaceRecord",
     "WalRange",
 ]
@@ -60,19 +69,42 @@ class Catalog:
         self._system = system
         self._folder = layout.backups_folder(system)
 
+    def read_all(self) -> tuple[Sequence[BackupRecord], Sequence[DamagedBackup]]:
+        """Every backup whose record can be read, and every other one; oldest first."""
+        records, damaged = [], []
+        for each in self._read_all():
+            if isinstance(each, BackupRecord):
+                records.append(each)
+            else:
+                damaged.append(each)
+        return records, damaged
+
     def list(self) -> Sequence[BackupRecord]:
         """Every backup whose record can be read, oldest first."""
-        return [each for each in self._read_all() if isinstance(each, BackupRecord)]
+        return self.read_all()[0]
 
     def damaged(self) -> Sequence[DamagedBackup]:
         """Every backup whose record cannot be read, oldest first."""
-        return [each for each in self._read_all() if isinstance(each, DamagedBackup)]
+        return self.read_all()[1]
 
     def get(self, label: str) -> BackupRecord:
         """One backup, by its label, or "latest" or "oldest".
 
         Raises: NotFound, UsageError for what is no label, CorruptData; the latest is not some
         older one because the latest is damaged.
+        """
+        label = self.resolve(label)
+        try:
+            return self._read(label)
+        except NotFound:
+            raise self._no_such("find", label) from None
+
+    def resolve(self, label: str) -> str:
+        """The label of a backup that exists, whether its record can be read or not.
+
+        label: or "latest" or "oldest".
+
+        Raises: NotFound, UsageError for what is no label.
         """
         if label in (LATEST, OLDEST):
             complete = self._complete()
@@ -81,15 +113,73 @@ class Catalog:
                     f'could not find backup "{label}": there is none of system {self._system}',
                     hint='Take the first with "pgbackup backup".',
                 )
-            label = complete[-1 if label == LATEST else 0]
+            return complete[-1 if label == LATEST else 0]
+        if not self._has_record(label):
+            raise self._no_such("find", label)
+        return label
+
+    @contextmanager
+    def reading(self, label: str, command: str) -> Iterator[None]:
+        """Keep a backup from being removed for the length of the block.
+
+        Who may not write into the repository reads without: a lock has to be written.
+
+        command: what others are told who find it taken.
+
+        Raises: NotFound, Locked if it is being removed, StorageError.
+        """
+        self.resolve(label)
+        lock: Lock | None = None
+        with suppress(StorageDenied):
+            lock = self._storage.lock_shared(
+                layout.backup_lock(self._system, label), {"command": command}
+            )
         try:
-            return self._read(label)
+            self.resolve(label)
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def pin(self, label: str, reason: str | None, now: datetime) -> bool:
+        """Have a backup stay. Return False if it was pinned just so before.
+
+        reason: None leaves that of an earlier pin.
+
+        Raises: NotFound, Locked if the backup is being removed, StorageError.
+        """
+        with self.reading(label, "pin"):
+            known = self.pin_of(label)
+            if known is not None and reason in (None, known.reason):
+                return False
+            name = layout.pin_object(self._system, label)
+            with self._storage.writer(name) as writer:
+                writer.write(encode_pin(Pin(reason or "", now)))
+                writer.commit(replace=True)
+            return True
+
+    def unpin(self, label: str) -> bool:
+        """Leave a backup to the retention policy. Return False if it was not pinned.
+
+        Raises: NotFound, Locked if the backup is being removed, StorageError.
+        """
+        with self.reading(label, "unpin"):
+            was_pinned = self.pin_of(label) is not None
+            self._storage.delete(layout.pin_object(self._system, label))
+            return was_pinned
+
+    def pin_of(self, label: str) -> Pin | None:
+        """The pin of a backup, or None. Raises: StorageError."""
+        name = layout.pin_object(self._system, label)
+        try:
+            return decode_pin(self._storage.read(name), self._storage.locate(name))
         except NotFound:
-            raise NotFound(
-                f'could not find backup "{label}": there is no such backup of '
-                f"system {self._system}",
-                hint='Run "pgbackup list" to see what there is.',
-            ) from None
+            return None
+
+    def pins(self) -> Mapping[str, Pin]:
+        """All pins by label. Raises: StorageError."""
+        found = {label: self.pin_of(label) for label in self._labels()}
+        return {label: pin for label, pin in found.items() if pin is not None}
 
     def new_label(self, kind: str, now: datetime) -> str:
         """A label for a backup begun now, later than that of every other in the catalogue.
@@ -130,20 +220,37 @@ class Catalog:
         self._storage.create(name, encode_record(record))
 
     def remove(self, label: str) -> None:
-        """Remove a backup, its record first.
+        """Remove a backup, its record first. Objects that no backup has stay in its folder.
 
-        Raises: NotFound, Locked, StorageError; called again, or by clean_unfinished, it goes on.
+        Raises: NotFound, Refused if it is pinned, Locked, StorageError; called again, or by
+        clean_unfinished, it goes on.
         """
         record = layout.record_object(self._system, label)
         if label not in self._labels():
-            raise NotFound(
-                f'could not remove backup "{label}": there is no such backup of '
-                f"system {self._system}",
-                hint='Run "pgbackup list" to see what there is.',
-            )
+            raise self._no_such("remove", label)
         with self._lock(label, "expire"):
+            if self._has_record(label) and self.pin_of(label) is not None:
+                raise Refused(
+                    f'could not remove backup "{label}": it is pinned',
+                    hint=f"Type: pgbackup unpin {label}",
+                )
             self._storage.delete(record)
             self._remove_objects(label)
+
+    def under_way(self) -> Sequence[str]:
+        """Labels of backups that are being made now."""
+        labels = sorted(set(self._labels()) - set(self._complete()))
+        locks = {label: layout.backup_lock(self._system, label) for label in labels}
+        return [label for label in labels if self._storage.is_locked(locks[label])]
+
+    def is_in_use(self, label: str) -> bool:
+        """Tell whether somebody reads or removes a backup now."""
+        return self._storage.is_locked(layout.backup_lock(self._system, label))
+
+    def unknown(self) -> Sequence[str]:
+        """The names of objects that belong to no backup and that nobody removes."""
+        names = list_names(self._storage, self._folder)
+        return [name for name in names if not self._is_known(name.removeprefix(self._folder))]
 
     def unfinished(self) -> Sequence[str]:
         """Labels of folders without a record that nobody is filling."""
@@ -156,8 +263,7 @@ class Catalog:
         cleaned = []
         for label in self.unfinished():
             with suppress(Locked), self._lock(label, "clean up"):
-                if not self._has_record(label):
-                    self._remove_objects(label)
+                if not self._has_record(label) and self._remove_objects(label):
                     cleaned.append(label)
         return cleaned
 
@@ -172,9 +278,25 @@ class Catalog:
     def _has_record(self, label: str) -> bool:
         return self._storage.exists(layout.record_object(self._system, label))
 
-    def _remove_objects(self, label: str) -> None:
-        for found in list_names(self._storage, layout.backup_folder(self._system, label)):
-            self._storage.delete(found)
+    def _remove_objects(self, label: str) -> bool:
+        """Remove what is named as a part of a backup; tell whether there was anything."""
+        folder = layout.backup_folder(self._system, label)
+        found = list_names(self._storage, folder)
+        parts = [name for name in found if layout.is_backup_object(name.removeprefix(folder))]
+        for name in parts:
+            self._storage.delete(name)
+        return bool(parts)
+
+    def _is_known(self, path: str) -> bool:
+        """Tell whether a backup has an object of this name, given within the folder of all."""
+        label, _, name = path.partition("/")
+        return layout.is_label(label) and layout.is_backup_object(name)
+
+    def _no_such(self, verb: str, label: str) -> NotFound:
+        return NotFound(
+            f'could not {verb} backup "{label}": there is no such backup of system {self._system}',
+            hint='Run "pgbackup list" to see what there is.',
+        )
 
     def _labels(self) -> Sequence[str]:
         """Labels of all folders, with a record or without."""

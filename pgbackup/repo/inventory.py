@@ -47,7 +47,7 @@ def read_inventory(cluster: ClusterRepository) -> Inventory:
     """Everything that `gaps` needs. Raises: NotFound, CorruptData, StorageError."""
     size = read_segment_size(cluster)
     # The records come first: a segment that is archived meanwhile must not look missing.
-    records, damaged = cluster.catalog.list(), cluster.catalog.damaged()
+    records, damaged = cluster.catalog.read_all()
     timelines = by_timeline(cluster.archive.files(), size)
     histories = {
         each.timeline: _history(cluster.archive, each.timeline)

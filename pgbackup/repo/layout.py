@@ -5,7 +5,7 @@ pgbackup.json                        the format, and the repository's identity
 <system identifier>/wal-verified.json up to where the WAL archive was verified
 <system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
 <system identifier>/conflict/        WAL that came under a name bound to other content
-<system identifier>/backups/<label>/ archives, indexes, backup_manifest, and the record
+<system identifier>/backups/<label>/ archives, indexes, backup_manifest, the record, and a pin
 """
 
 import re
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT = "pgbackup.json"
 MANIFEST = "backup_manifest"
 RECORD = "backup.json"
+PIN = "pin.json"
 
 COMPRESSED_SUFFIX = ".zst"
 
@@ -26,6 +27,7 @@ _LABEL = r"(?!9999)[0-9]{8}T[0-9]{6}[FI]"  # datetime ends with 9999
 _LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
 _SYSTEM = r"[1-9][0-9]{0,19}"
 _ARCHIVE = r"(base|[0-9]+)\.tar(\.zst)?"
+_BESIDE_ARCHIVES = r"(base|[0-9]+)\.index|[0-9A-F]{24}\.partial"
 
 
 def parse_system(folder: str) -> int | None:
@@ -100,8 +102,13 @@ def manifest_object(system: int, label: str) -> str:
     return backup_folder(system, label) + MANIFEST
 
 
+def pin_object(system: int, label: str) -> str:
+    """The pin of one backup: while it is there, the backup stays."""
+    return backup_folder(system, label) + PIN
+
+
 def backup_lock(system: int, label: str) -> str:
-    """The lock that is held while a backup is being made or removed."""
+    """The lock that is held while a backup is being made or removed; by many, while it is read."""
     return backup_folder(system, label) + "lock"
 
 
@@ -122,6 +129,15 @@ def index_name(archive: str) -> str:
 def is_archive_name(name: str) -> bool:
     """Tell whether an object in a backup's folder is named as an archive."""
     return re.fullmatch(_ARCHIVE, name) is not None
+
+
+def is_backup_object(name: str) -> bool:
+    """Tell whether an object in a backup's folder is named as a part of a backup is."""
+    return (
+        name in (RECORD, MANIFEST, PIN)
+        or is_archive_name(name)
+        or re.fullmatch(_BESIDE_ARCHIVES, name) is not None
+    )
 
 
 def is_label(text: str) -> bool:

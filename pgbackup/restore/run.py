@@ -71,8 +71,15 @@ def run_restore(
     jobs:       how many cores to keep busy.
     filesystem: another one for tests.
 
-    Raises: Refused, Locked, CorruptData, WalGap, StorageError, PgbackupError.
+    Raises: NotFound, Refused, Locked, CorruptData, WalGap, StorageError, PgbackupError.
     """
+    with cluster.catalog.reading(plan.record.label, "restore"):
+        return _run(plan, cluster, jobs, meter, filesystem or FileSystem())
+
+
+def _run(
+    plan: RestorePlan, cluster: ClusterRepository, jobs: int, meter: Meter, filesystem: FileSystem
+) -> RestoreOutcome:
     started = time.monotonic()
     backup = StoredBackup(cluster.storage, plan.record)
     manifest_data = backup.read(layout.MANIFEST)
@@ -80,8 +87,8 @@ def run_restore(
     indexes = _checked_indexes(backup, manifest)
     _check_wal(plan, cluster)
     meter.begin(plan.size)
-    with targets(plan, filesystem or FileSystem()) as opened:
-        restore = _Restore(plan, opened, manifest.files, filesystem or FileSystem())
+    with targets(plan, filesystem) as opened:
+        restore = _Restore(plan, opened, manifest.files, filesystem)
         restore.make_directories(indexes)
         crew = Crew(jobs * THREADS_PER_JOB, meter)
         wal = PgWal(restore.data_site, restore.rules, cluster.archive, backup, crew.advance)

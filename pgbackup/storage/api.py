@@ -216,8 +216,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def lock_shared(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        """Take a lock that several may hold so, but nobody while another holds it by `lock`.
+
+        Raises: as lock.
+        """
+
+    @abstractmethod
     def is_locked(self, name: str) -> bool:
-        """Tell whether somebody alive holds this lock."""
+        """Tell whether somebody alive holds this lock, in either way."""
 
     @abstractmethod
     def reap(self, prefix: str = "") -> Sequence[str]:

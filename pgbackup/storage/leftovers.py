@@ -31,16 +31,17 @@ def lock_file_name(final: str) -> str:
     return f".{final}.lock"
 
 
-def try_flock(fd: int, *, attempts: int = 1) -> bool:
-    """Take the exclusive flock of an open file; False if somebody else has it.
+def try_flock(fd: int, *, attempts: int = 1, operation: int = fcntl.LOCK_EX) -> bool:
+    """Take the flock of an open file; False if somebody else has it.
 
-    attempts: more than one passes over those who hold it for a moment to see whether it is held.
+    attempts:  more than one passes over those who hold it for a moment to see whether it is held.
+    operation: LOCK_EX or LOCK_SH.
     """
     for attempt in range(attempts):
         if attempt:
             time.sleep(0.02)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         return True

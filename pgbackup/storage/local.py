@@ -106,6 +106,14 @@ class LocalStorage(Storage):
         with storage_errors("lock", located):
             return LocalLock(self._tree, self._filesystem, parts, located, owner)
 
+    def lock_shared(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        from pgbackup.storage.locallock import LocalSharedLock  # noqa: PLC0415 - as in lock
+
+        parts = check_name(name)
+        located = self.locate(name)
+        with storage_errors("lock", located):
+            return LocalSharedLock(self._tree, self._filesystem, parts, located, owner)
+
     def is_locked(self, name: str) -> bool:
         from pgbackup.storage.locallock import is_held  # noqa: PLC0415 - wal-push needs none
 

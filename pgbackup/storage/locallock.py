@@ -4,6 +4,7 @@ The file says who holds the lock. It is removed at release; one that outlives it
 without flock, hence no lock, and the next holder takes it over.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ class LocalLock(Lock):
     Always, until release: the flock is ours, and the file has its name.
     """
 
+    _operation = fcntl.LOCK_EX
+
     def __init__(
         self,
         tree: FolderTree,
@@ -44,7 +47,7 @@ class LocalLock(Lock):
         while True:
             self._folder, self._fd = tree.open_file(self._folders, self._open_file)
             try:
-                if not try_flock(self._fd, attempts=3):
+                if not try_flock(self._fd, attempts=3, operation=self._operation):
                     raise held(located, _read_record(self._fd))
                 if self._has_its_name():
                     _write_record(self._fd, lock_record(owner))
@@ -57,10 +60,15 @@ class LocalLock(Lock):
     def release(self) -> None:
         if self._fd < 0:
             return
-        with suppress(OSError):
-            self._filesystem.unlink(self._file_name, dir_fd=self._folder)
+        if self._is_last():
+            with suppress(OSError):
+                self._filesystem.unlink(self._file_name, dir_fd=self._folder)
         self._close()
         self._tree.prune(self._folders)
+
+    def _is_last(self) -> bool:
+        """Tell whether nobody else holds it, so that the file can go."""
+        return True
 
     def _open_file(self, folder: int) -> int:
         return os.open(self._file_name, _FLAGS | os.O_CREAT, 0o600, dir_fd=folder)
@@ -76,6 +84,24 @@ class LocalLock(Lock):
         os.close(self._fd)
         os.close(self._folder)
         self._fd = -1
+
+
+class LocalSharedLock(LocalLock):
+    """A lock that others may hold in the same way; the last to release it removes the file."""
+
+    _operation = fcntl.LOCK_SH
+
+    def _is_last(self) -> bool:
+        return try_flock(self._fd)
+
+    def _open_file(self, folder: int) -> int:
+        """Open the file; it is the folder's owner's, whom root's death must not shut out."""
+        fd = super()._open_file(folder)
+        owner, mine = os.fstat(folder), os.fstat(fd)
+        if mine.st_uid != owner.st_uid:
+            with suppress(OSError):
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        return fd
 
 
 def is_held(tree: FolderTree, parts: tuple[str, ...]) -> bool:

@@ -27,6 +27,7 @@ class MemoryStorage(Storage):
         self._guard = RLock()
         self._objects: dict[str, tuple[bytes, float]] = {}
         self._locks: dict[str, dict[str, str]] = {}
+        self._sharers: dict[str, int] = {}
 
     def writer(self, name: str, *, is_bulk: bool = False) -> ObjectWriter:
         check_name(name)
@@ -71,6 +72,15 @@ class MemoryStorage(Storage):
             self._locks[name] = lock_record(owner)
         return _MemoryLock(self, name)
 
+    def lock_shared(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        check_name(name)
+        with self._guard:
+            if name in self._locks and name not in self._sharers:
+                raise held(self.locate(name), self._locks[name])
+            self._locks[name] = lock_record(owner)
+            self._sharers[name] = self._sharers.get(name, 0) + 1
+        return _MemoryLock(self, name)
+
     def is_locked(self, name: str) -> bool:
         check_name(name)
         return name in self._locks
@@ -97,7 +107,11 @@ class MemoryStorage(Storage):
 
     def _release(self, name: str) -> None:
         with self._guard:
-            del self._locks[name]
+            left = self._sharers.pop(name, 1) - 1
+            if left:
+                self._sharers[name] = left
+            else:
+                del self._locks[name]
 
 
 class _MemoryWriter(ObjectWriter):

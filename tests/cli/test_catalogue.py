@@ -35,6 +35,7 @@ FIELDS = {
     "tablespaces": list,
     "page_checksum_failures": bool,
     "warnings": list,
+    "pin": type(None),
 }
 
 
@@ -102,7 +103,7 @@ def test_list_is_a_table_for_people(stored: Path) -> None:
     heading, *rows = succeed(stored, "list").out.decode().splitlines()
     assert heading.split()[:2] == ["LABEL", "KIND"]
     assert [row.split()[0] for row in rows] == labels
-    assert all(row.endswith("ok") for row in rows)
+    assert all(row.split()[-2:] == ["ok", "-"] for row in rows)
 
 
 def test_show_tells_people_all(stored: Path) -> None:
@@ -133,7 +134,7 @@ def test_an_empty_repository_lists_nothing(tmp_path: Path) -> None:
     repository.mkdir()
     identity = {"format": 1, "repository_id": "0" * 32, "created": "2026-01-01T00:00:00Z"}
     (repository / "pgbackup.json").write_text(json.dumps(identity))
-    assert succeed(tmp_path, "list", "--json").document == {"backups": []}
+    assert succeed(tmp_path, "list", "--json").document == {"backups": [], "damaged": []}
     answer = succeed(tmp_path, "list")
     assert answer.out == b""
     assert "pgbackup backup" in answer.err
@@ -152,6 +153,9 @@ def test_a_damaged_record_is_shown_beside_the_others(
     answer = run(tmp_path, "list", "--json")
     assert answer.status == 10
     assert [each["label"] for each in answer.document["backups"]] == [good]
+    (told,) = answer.document["damaged"]
+    assert told.keys() == {"label", "system_identifier", "reason"}
+    assert told["label"] == bad
     (warning,) = answer.lines
     assert warning.startswith(f"pgbackup: warning: backup {bad}: could not read")
     latest = run(tmp_path, "show")
@@ -159,3 +163,21 @@ def test_a_damaged_record_is_shown_beside_the_others(
     assert str(record) in latest.error()[0]
     assert run(tmp_path, "restore", "-D", "new").status == 7
     assert not (tmp_path / "new").exists()
+
+
+def test_a_pin_is_shown_until_it_is_taken_back(stored: Path) -> None:
+    label = succeed(stored, "show", "oldest", "--json").document["backup"]["label"]
+    answer = succeed(stored, "pin", "oldest", "--reason", "the audit", "--json").document
+    assert (answer["label"], answer["is_changed"]) == (label, True)
+    assert answer["pin"]["reason"] == "the audit"
+    assert not succeed(stored, "pin", label, "--json").document["is_changed"]
+    assert succeed(stored, "list").out.decode().splitlines()[1].endswith("the audit")
+    assert "the audit" in succeed(stored, "show", label).out.decode()
+    shown = succeed(stored, "show", label, "--json").document["backup"]["pin"]
+    assert shown == answer["pin"]
+    succeed(stored, "verify", label)
+    assert "is not pinned any more" in succeed(stored, "unpin", label).err
+    assert "was not pinned" in succeed(stored, "unpin", label).err
+    assert succeed(stored, "show", label, "--json").document["backup"]["pin"] is None
+    assert run(stored, "pin", "20200101T000000F").status == 5
+    assert run(stored, "pin", "nonsense").status == 2

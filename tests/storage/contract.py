@@ -271,6 +271,7 @@ class StorageContract:
             storage.delete,
             storage.sync,
             storage.lock,
+            storage.lock_shared,
             storage.is_locked,
             storage.read,
             storage.exists,
@@ -302,6 +303,22 @@ class StorageContract:
         with storage.lock("a"):
             first.release()
             assert storage.is_locked("a")
+
+    def test_a_shared_lock_excludes_only_an_exclusive_one(self, storage: Storage) -> None:
+        with storage.lock_shared("a/lock", {"command": "restore"}) as first:
+            with storage.lock_shared("a/lock"):
+                first.release()
+                assert storage.is_locked("a/lock")
+                with pytest.raises(Locked):
+                    storage.lock("a/lock")
+            assert not storage.is_locked("a/lock")
+            with storage.lock("a/lock"), pytest.raises(Locked):
+                storage.lock_shared("a/lock")
+        with storage.lock_shared("a/lock", {"command": "restore"}):
+            with pytest.raises(Locked, match=r"\(restore\)"):
+                storage.lock("a/lock")
+            assert names(storage) == []
+        assert not storage.is_locked("a/lock")
 
     def test_a_lock_is_no_object(self, storage: Storage) -> None:
         with storage.lock("a/b"):
