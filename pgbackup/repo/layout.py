@@ -3,6 +3,7 @@
 pgbackup.json                        the format, and the repository's identity
 <system identifier>/cluster.json     what must stay the same: major version, segment size
 <system identifier>/wal-verified.json up to where the WAL archive was verified
+<system identifier>/walindex/        what is noted of the segments; may be removed
 <system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
 <system identifier>/conflict/        WAL that came under a name bound to other content
 <system identifier>/backups/<label>/ archives, indexes, backup_manifest, the record, and a pin
@@ -26,6 +27,7 @@ COMPRESSED_SUFFIX = ".zst"
 _LABEL = r"(?!9999)[0-9]{8}T[0-9]{6}[FI]"  # datetime ends with 9999
 _LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
 _SYSTEM = r"[1-9][0-9]{0,19}"
+_WAL_INDEX = r"[0-9A-F]{8}-[0-9a-f]{32}"
 _ARCHIVE = r"(base|[0-9]+)\.tar(\.zst)?"
 _BESIDE_ARCHIVES = r"(base|[0-9]+)\.index|[0-9A-F]{24}\.partial"
 
@@ -75,6 +77,25 @@ def receiver_lock(system: int) -> str:
 def receiver_positions(system: int) -> str:
     """The hidden file, no object, in which the receiver of this host publishes its positions."""
     return f"{system}/.receive-wal.positions"
+
+
+def wal_index_folder(system: int) -> str:
+    """The folder of what is noted of a cluster's segments."""
+    return f"{system}/walindex/"
+
+
+def wal_index_object(system: int, timeline: str, digest: str) -> str:
+    """The object of some notes of one timeline, named by their own checksum.
+
+    timeline: 8 hexadecimal digits.
+    digest:   of the content, 32 hexadecimal digits.
+    """
+    return f"{wal_index_folder(system)}{timeline}-{digest}"
+
+
+def is_wal_index_object(system: int, name: str) -> bool:
+    """Tell whether an object is named as wal_index_object does."""
+    return re.fullmatch(re.escape(wal_index_folder(system)) + _WAL_INDEX, name) is not None
 
 
 def conflict_object(system: int, name: str) -> str:

@@ -7,8 +7,7 @@ looking at each. Pure; how it is stored is in `indexpieces.py`, how it is made i
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import WalEvent
@@ -71,17 +70,6 @@ class TimelineIndex:
         cells = memoryview(rows).cast("q")
         self._columns = [array("q", cells[at::WIDTH].tobytes()) for at in range(WIDTH)]
         self._numbers = self._columns[0]
-
-    @classmethod
-    def of_notes(
-        cls,
-        timeline: Timeline,
-        size: int,
-        notes: Iterable[SegmentNotes],
-        events: Sequence[WalEvent] = (),
-    ) -> Self:
-        """The same from values, ascending by segment number."""
-        return cls(timeline, size, array("q", chain.from_iterable(notes)).tobytes(), events)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -8,6 +8,7 @@ from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.pg.walrecord import to_datetime
 from pgbackup.repo.coverage import TimelineWal, stretches_of
+from pgbackup.repo.indexpieces import Piece
 from pgbackup.repo.record import BackupRecord, WalRange
 from pgbackup.repo.walindex import SegmentNotes, TimelineIndex, WalIndex
 from pgbackup.repo.windows import EndsBy, Window, windows
@@ -53,7 +54,9 @@ def histories(parents: Mapping[int, tuple[int, int]]) -> dict[Timeline, Timeline
 def index(notes: Mapping[int, Sequence[SegmentNotes]]) -> WalIndex:
     return WalIndex(
         {
-            Timeline(timeline): TimelineIndex.of_notes(Timeline(timeline), MIB, each)
+            Timeline(timeline): TimelineIndex(
+                Timeline(timeline), MIB, Piece.of_notes(Timeline(timeline), each, []).rows
+            )
             for timeline, each in notes.items()
         }
     )
