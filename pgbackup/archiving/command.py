@@ -102,6 +102,21 @@ def push(options: Options) -> None:
 
 def restore(options: Options) -> int:
     """restore_command."""
+    spool = None
+    if options.fault is None and options.prefetch:
+        spool = spool_directory(options.paths[1], options.spool)
+    if spool is None:
+        return _restore(options)
+    from pgbackup.archiving.fetched import fetch_ahead, take
+
+    name, target = options.paths
+    answer = DELIVERED if take(spool, name, target, options.repo) else _restore(options)
+    if answer == DELIVERED:
+        fetch_ahead(spool, name, options.repo)
+    return answer
+
+
+def _restore(options: Options) -> int:
     from pgbackup.archiving.server import is_standby
     from pgbackup.errors import PgbackupError
 
@@ -121,8 +136,7 @@ def get(options: Options) -> bool:
     from pgbackup.archiving.get import get_file, retry
 
     name, target = options.paths
-    spool = spool_directory(target, options.spool)
-    return retry(lambda: get_file(name, target, options, spool), options.timeout)
+    return retry(lambda: get_file(name, target, options), options.timeout)
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ is only what the right repository, open before and after the look, does not hold
 recovery at the first segment that is absent, and what comes later is lost.
 """
 
-# ruff: noqa: PTH108, PTH208 - pathlib is slow to load
+# ruff: noqa: PTH208 - pathlib is slow to load
 
 import os
 import time
@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from pgbackup.archiving.options import Options
 from pgbackup.archiving.server import read_identity
+from pgbackup.archiving.spooldir import try_to_remove
 from pgbackup.errors import CorruptData, NotFound, StorageError, UsageError, WrongSystem
 from pgbackup.pg.lsn import Segment, WalFileKind, WalFileName
 from pgbackup.pg.walfile import LONG_HEADER_SIZE, check_segment_header
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.storage.api import Bytes
 from pgbackup.storage.durable import FileSystem, storage_errors
 from pgbackup.storage.leftovers import is_leftover, temporary_name
 from pgbackup.storage.registry import open_storage
@@ -57,12 +59,11 @@ def retry(attempt: Callable[[], bool], budget: float) -> bool:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def get_file(name: str, target: str, options: Options, spool: str | None) -> bool:
+def get_file(name: str, target: str, options: Options) -> bool:
     """Deliver a file; False if it is proven absent.
 
     name:   as %f.
     target: as %p.
-    spool:  where segments are kept that were fetched ahead, if anywhere.
 
     Raises: UsageError for a name that PostgreSQL would not ask for, PgbackupError.
     """
@@ -73,14 +74,7 @@ def get_file(name: str, target: str, options: Options, spool: str | None) -> boo
     if file.kind is not WalFileKind.SEGMENT:
         return _get_other(source, file, target)
     segment = file.segment(source.segment_size)
-    if spool is not None and options.prefetch:
-        from pgbackup.archiving.prefetch import Prefetch  # noqa: PLC0415 - only with a spool
-
-        prefetch = Prefetch(spool, source)
-        if prefetch.take(segment, target) or _get_segment(source, segment, target):
-            prefetch.go_on(segment)
-            return True
-    elif _get_segment(source, segment, target):
+    if _get_segment(source, segment, target):
         return True
     if options.partial:
         from pgbackup.archiving.partial import partial_content  # noqa: PLC0415 - rarely needed
@@ -176,7 +170,7 @@ def _prove_absence(source: WalSource) -> bool:
     return False
 
 
-def put_in_place(target: str, content: Iterable[bytes]) -> None:
+def put_in_place(target: str, content: Iterable[Bytes]) -> None:
     """Write a file that is at its name with all of its content, or not at all.
 
     Raises: StorageError, and whatever the content raises.
@@ -197,14 +191,6 @@ def put_in_place(target: str, content: Iterable[bytes]) -> None:
         except BaseException:
             try_to_remove(temporary)
             raise
-
-
-def try_to_remove(path: str) -> None:
-    """Remove a file that is in nobody's way if it stays."""
-    try:  # noqa: SIM105 - a block of its own
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _remove_leftovers(filesystem: FileSystem, folder: str, final: str) -> None:

@@ -58,3 +58,11 @@ def remove_stale(directory: str) -> None:
             for name in os.listdir(folder):
                 os.unlink(f"{folder}/{name}")
             os.rmdir(folder)
+
+
+def try_to_remove(path: str) -> None:
+    """Remove a file that is in nobody's way if it stays."""
+    try:  # noqa: SIM105 - a block of its own
+        os.unlink(path)
+    except OSError:
+        pass

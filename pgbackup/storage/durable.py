@@ -7,17 +7,19 @@ edge where an OSError becomes an error for the user, in one wording for all.
 A failed fsync is final: the kernel has dropped the pages and the next fsync on the same descriptor
 would lie. Whoever gets an error from here abandons the file; nothing in this module tries again.
 
-os.path and not pathlib: archive_command runs this once per segment, and pathlib is slow to load.
+The WAL hooks run this once per segment: what is slow to load is not, or when it is needed.
 """
 
 # ruff: noqa: PTH100, PTH112, PTH120
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
-from pgbackup.errors import NotFound, PgbackupError, StorageDenied, StorageError
+TYPE_CHECKING = False  # that of typing, which is slow to load
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pgbackup.errors import PgbackupError
 
 PathName = str | os.PathLike[str]
 
@@ -48,11 +50,13 @@ _HINTS = {
 }
 
 
-def storage_error(action: str, name: str, error: OSError) -> PgbackupError:
+def storage_error(action: str, name: str, error: OSError) -> "PgbackupError":
     """Word an OSError for the user.
 
     action: verb and kind of thing, as in "write object".
     """
+    from pgbackup.errors import NotFound, StorageDenied, StorageError  # noqa: PLC0415
+
     number = error.errno or 0
     reason = _REASONS.get(number) or _lower_first(error.strerror or str(error))
     message = f'could not {action} "{name}": {reason}'
@@ -66,13 +70,27 @@ def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-@contextmanager
-def storage_errors(action: str, name: str) -> Iterator[None]:
-    """Turn an OSError raised inside the block into NotFound, StorageDenied or StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(action, name, error) from error
+class storage_errors:  # noqa: N801 - reads as the statement that it is
+    """Turn an OSError raised inside the block into NotFound, StorageDenied or StorageError.
+
+    action, name: as in storage_error.
+    """
+
+    def __init__(self, action: str, name: str) -> None:
+        self._action = action
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: "TracebackType | None",
+    ) -> None:
+        if isinstance(value, OSError):
+            raise storage_error(self._action, self._name, value) from value
 
 
 def syncfs_reports_errors() -> bool:
@@ -204,8 +222,10 @@ class FileSystem:
             os.chmod(path, mode, dir_fd=dir_fd)
             self.fsync_directory(os.path.dirname(path) or "." if dir_fd is None else dir_fd)
         except OSError:
-            with suppress(OSError):  # or the next one would take it for durable
+            try:  # or the next one would take it for durable  # noqa: SIM105
                 os.rmdir(path, dir_fd=dir_fd)
+            except OSError:
+                pass
             raise
 
     def make_directories(self, path: PathName, mode: int = 0o700) -> None:

@@ -15,6 +15,7 @@ import zstandard
 
 import pgbackup
 from pgbackup.archiving import marker
+from pgbackup.archiving.prefetch import Prefetch
 from tests.archiving.serverdir import ServerDirectory, segment
 from tests.cli.program import environment
 
@@ -109,6 +110,20 @@ def test_a_file_that_was_pushed_ahead_needs_almost_nothing(
         "pgbackup.archiving.options",
         "pgbackup.archiving.spooldir",
     }
+    assert not {"typing", "re", "enum", "contextlib"} & set(loaded)
+
+
+def test_a_segment_that_was_fetched_ahead_needs_almost_nothing(pushed: ServerDirectory) -> None:
+    pushed.make(segment(2))
+    assert pushed.push(segment(2).name) == 0
+    pushed.spool.mkdir(mode=0o700, exist_ok=True)
+    Prefetch(str(pushed.spool), str(pushed.repo)).fetch(segment(1).name)
+    loaded = imports(
+        pushed, "wal-get", "-B", str(pushed.repo), segment(2).name, "pg_wal/RECOVERYXLOG"
+    )
+    assert pushed.restored.exists()
+    assert "pgbackup.archiving.fetched" in loaded
+    assert not {"pgbackup.errors", "pgbackup.archiving.get", "zstandard"} & set(loaded)
     assert not {"typing", "re", "enum", "contextlib"} & set(loaded)
 
 

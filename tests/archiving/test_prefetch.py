@@ -1,5 +1,6 @@
 """Segments fetched ahead: taken when they are proven, and otherwise as if they were not there."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pgbackup.archiving import fetched
 from pgbackup.archiving import get as get_module
 from pgbackup.archiving.command import ABSENT, DELIVERED, UNKNOWN
-from pgbackup.archiving.prefetch import AHEAD, Prefetch
+from pgbackup.archiving.fetched import AHEAD
+from pgbackup.archiving.prefetch import Prefetch
+from pgbackup.storage.durable import FileSystem
 from tests.archiving.serverdir import (
     SYSTEM,
     ServerDirectory,
@@ -33,20 +37,16 @@ def archive(server: ServerDirectory) -> dict[str, bytes]:
     return contents
 
 
-def prefetch(server: ServerDirectory) -> Prefetch:
-    return Prefetch(str(server.spool), get_module.open_source(str(server.repo)))
-
-
 def fetch(server: ServerDirectory, number: int = 1) -> None:
     """What the background process does, in this one."""
     assert not server.spool.exists() or server.spool.is_dir()
     server.spool.mkdir(mode=0o700, exist_ok=True)
-    prefetch(server).fetch(segment(number))
+    Prefetch(str(server.spool), str(server.repo)).fetch(segment(number).name)
 
 
 def spooled(server: ServerDirectory) -> list[str]:
     """Names of the segments in the spool."""
-    return sorted(path.name[:24] for path in server.spool.glob("*-*/*"))
+    return sorted(path.name[:24] for path in server.spool.glob("fetched/*"))
 
 
 def take(server: ServerDirectory, which: str) -> int:
@@ -63,7 +63,7 @@ def watch_archive(server: ServerDirectory, monkeypatch: pytest.MonkeyPatch) -> l
         return original(source, which)  # type: ignore[arg-type]
 
     monkeypatch.setattr(get_module, "segment_content", observed)
-    monkeypatch.setattr(Prefetch, "go_on", lambda self, which: None)
+    monkeypatch.setattr(fetched, "fetch_ahead", lambda spool, name, repo: None)
     return read
 
 
@@ -102,14 +102,14 @@ def test_what_is_not_proven_is_fetched_again(
 ) -> None:
     fetch(server)
     read = watch_archive(server, monkeypatch)
-    (path,) = server.spool.glob(f"*-*/{SECOND.name}.*")
+    (path,) = server.spool.glob(f"fetched/{SECOND.name}.*")
     data = path.read_bytes()
     if damage == "cut":
         path.write_bytes(data[:-1])
     elif damage == "changed":
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     elif damage == "another name":
-        (third,) = server.spool.glob(f"*-*/{segment(3).name}.*")
+        (third,) = server.spool.glob(f"fetched/{segment(3).name}.*")
         third.rename(path.with_suffix(third.suffix))
         path.unlink(missing_ok=True)
     elif damage == "empty":
@@ -210,6 +210,45 @@ def holders(spool: Path) -> list[int]:
     return found
 
 
+@pytest.mark.usefixtures("archive")
+@pytest.mark.parametrize("changed", ["pg_control", "repository"])
+def test_what_was_fetched_for_another_place_is_not_delivered(
+    server: ServerDirectory,
+    archive: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    """Of the light way alone, which reads neither of the two files whole."""
+    fetch(server)
+    if changed == "repository":
+        identity = server.repo / "pgbackup.json"
+        os.utime(identity, (1, 1))
+    else:
+        control = server.path / "global" / "pg_control"
+        control.write_bytes(bytes(8) + control.read_bytes()[8:])
+    target = str(server.restored)
+    assert not fetched.take(str(server.spool), SECOND.name, target, str(server.repo))
+    assert not server.restored.exists()
+
+
+def test_a_spool_on_another_file_system_serves_too(
+    server: ServerDirectory, archive: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(server)
+    read = watch_archive(server, monkeypatch)
+
+    def refuse(self: object, existing: str, new: str, **_: object) -> None:
+        if "fetched" in existing:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        Path(existing).rename(new)
+
+    monkeypatch.setattr(FileSystem, "rename", refuse)
+    assert take(server, SECOND.name) == DELIVERED
+    assert read == []
+    assert server.restored.read_bytes() == archive[SECOND.name]
+    assert SECOND.name not in spooled(server)
+
+
 def test_no_more_than_the_limit_lies_in_the_spool(server: ServerDirectory) -> None:
     for number in range(1, AHEAD + 5):
         server.make(segment(number))
@@ -222,12 +261,10 @@ def test_no_more_than_the_limit_lies_in_the_spool(server: ServerDirectory) -> No
 
 @pytest.mark.usefixtures("archive")
 def test_only_one_process_fetches(server: ServerDirectory) -> None:
-    fetch(server)
-    for path in server.spool.glob("*-*/*"):
-        path.unlink()
-    with open(server.spool / "prefetch.lock", "r+b") as lock:
+    server.spool.mkdir(mode=0o700)
+    with open(server.spool / "fetched.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fetch(server)
-        assert spooled(server) == []
-    fetch(server)
-    assert len(spooled(server)) == 3
+        assert take(server, FIRST.name) == DELIVERED
+        assert holders(server.spool) == []
+    assert take(server, FIRST.name) == DELIVERED
+    wait_for(lambda: len(spooled(server)) == 3)
