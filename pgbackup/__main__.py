@@ -1,8 +1,21 @@
 """Start of the program: the WAL hooks take the import-light way, everything else goes to `cli`."""
 
+import os
 import sys
 
-HOOKS = ("wal-push", "wal-get")
+TYPE_CHECKING = False  # that of typing, which is slow to load
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+
+HOOKS = {"wal-push": 1, "wal-get": 255}
+"""The WAL hooks, and the exit status of each when it breaks down.
+
+Python would end with 1, which from wal-get means: there is no such file, end recovery here.
+"""
+
 HELP = ("--help", "-?")
 
 
@@ -10,6 +23,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
     if verb in HOOKS and not any(word in HELP for word in words):
+        sys.excepthook = _ending_with(HOOKS[verb])
         from pgbackup.archiving.command import run_hook  # noqa: PLC0415 - only the hooks need it
 
         run_hook(verb, words)
@@ -18,6 +32,20 @@ def main() -> None:
     except KeyboardInterrupt:  # once loaded, it takes signals itself
         sys.exit(130)
     sys.exit(run(sys.argv[1:]))
+
+
+def _ending_with(status: int) -> "Hook":
+    """What tells of an error that nobody expected, and ends the process."""
+
+    def end(
+        kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
+    ) -> None:
+        try:
+            sys.__excepthook__(kind, error, traceback)
+        finally:
+            os._exit(status)
+
+    return end
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from pgbackup.errors import PgbackupError
+from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Segment
 from pgbackup.repo.archive import WalArchive
 from pgbackup.stream.buffers import BufferPool, PageBuffer
@@ -72,7 +73,8 @@ class SegmentsAhead:
             self._stored, self._failure = [], None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with held_back():
+            self._thread.start()
         return self
 
     def __exit__(

@@ -9,12 +9,13 @@ here can fail the call: a file that could not be pushed is tried again when its 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Semaphore, Thread
 
 from pgbackup.archiving import marker
 from pgbackup.archiving.push import PushedFile, Pusher
 from pgbackup.archiving.spooldir import remove_stale
 from pgbackup.errors import PgbackupError
+from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import WalFileKind, WalFileName
 
 LIMIT_FILES = 31
@@ -54,6 +55,7 @@ class Backlog:
         self._repo = repo
         self._stop = Event()
         self._next = Lock()
+        self._ended = Semaphore(0)
 
     def push(self, paths: list[str], asked: str, folder: str, jobs: int) -> None:
         """Push the first of the waiting files that were not pushed before, up to the limits.
@@ -70,15 +72,18 @@ class Backlog:
         source = iter(chosen)
         count = min(jobs, len(chosen))
         threads = [Thread(target=self._work, args=(source, folder)) for _ in range(count)]
-        for thread in threads:
-            thread.start()
         try:
             for thread in threads:
-                thread.join()
+                with held_back():
+                    thread.start()
+            for _ in threads:
+                self._ended.acquire()
         finally:
             self._stop.set()
+            # Not before: a join that a signal interrupts makes the next return at once (bpo-45274).
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
 
     def _choose(self, paths: list[str], asked: str) -> Iterator[str]:
         files, size = 0, 0
@@ -95,6 +100,12 @@ class Backlog:
             yield path
 
     def _work(self, source: Iterator[str], folder: str) -> None:
+        try:
+            self._work_off(source, folder)
+        finally:
+            self._ended.release()
+
+    def _work_off(self, source: Iterator[str], folder: str) -> None:
         while not self._stop.is_set():
             with self._next:
                 path = next(source, None)

@@ -10,7 +10,6 @@ Modules are loaded here when it is clear that they are needed.
 # ruff: noqa: PLC0415 - every import costs the server time
 
 import os
-import sys
 
 from pgbackup.archiving.marker import take_note
 from pgbackup.archiving.options import Options, parse_options
@@ -18,7 +17,7 @@ from pgbackup.archiving.spooldir import is_safe, make_safe, spool_directory
 
 TYPE_CHECKING = False  # that of typing, which is slow to load
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
     from pgbackup.errors import PgbackupError
 
@@ -34,7 +33,6 @@ _HIGHEST = 125  # of the statuses by which the archiver does not end
 def run_hook(verb: str, words: list[str]) -> None:
     """Run a hook, and end the process."""
     os.umask(0o077)
-    sys.excepthook = _end_of_push if verb == "wal-push" else _end_of_get
     os._exit(run(verb, words, is_process=True))
 
 
@@ -166,28 +164,3 @@ def _end_in_order_at_sigterm() -> None:
         raise Interrupted("the command was terminated by a signal")
 
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def _end_of_push(
-    kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
-) -> None:
-    _end(kind, error, traceback, PUSH_FAILED)
-
-
-def _end_of_get(
-    kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
-) -> None:
-    # Python would end with 1, which means: there is no such file, end recovery here.
-    _end(kind, error, traceback, UNKNOWN)
-
-
-def _end(
-    kind: type[BaseException],
-    error: BaseException,
-    traceback: "TracebackType | None",
-    status: int,
-) -> None:
-    try:
-        sys.__excepthook__(kind, error, traceback)
-    finally:
-        os._exit(status)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from pgbackup.errors import PgbackupError
+from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Segment
 from pgbackup.repo.archive import WalArchive
 
@@ -44,7 +45,8 @@ class SegmentCompressor:
         self._close()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with held_back():
+            self._thread.start()
         return self
 
     def __exit__(

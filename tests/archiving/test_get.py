@@ -19,8 +19,8 @@ from tests.archiving.serverdir import (
     segment,
     segment_data,
 )
+from tests.cli.program import ROOT, environment
 from tests.cli.program import command as program_command
-from tests.cli.program import environment
 
 FIRST = segment(1)
 SECOND = segment(2)
@@ -272,6 +272,21 @@ def test_a_program_that_breaks_down_stops_recovery(server: ServerDirectory) -> N
     extra["PYTHONPATH"] = f"{server.path}:{extra['PYTHONPATH']}"
     done = subprocess.run(line, env=extra, capture_output=True, check=False)
     assert b"broken installation" in done.stderr
+    assert done.returncode == UNKNOWN
+
+
+@pytest.mark.parametrize("module", ["archiving/command.py", "archiving/get.py", "pg/__init__.py"])
+@pytest.mark.usefixtures("archive")
+def test_an_installation_that_is_broken_stops_recovery(
+    server: ServerDirectory, tmp_path: Path, module: str
+) -> None:
+    copy = tmp_path / "installed" / "pgbackup"
+    shutil.copytree(ROOT / "pgbackup", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / module).write_text("half of a mod")
+    extra = environment() | {"PYTHONPATH": str(copy.parent)}
+    line = program_command("wal-get", "-B", server.repo, SECOND.name, "pg_wal/RECOVERYXLOG")
+    done = subprocess.run(line, env=extra, capture_output=True, check=False)
+    assert b"SyntaxError" in done.stderr
     assert done.returncode == UNKNOWN
 
 
