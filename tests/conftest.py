@@ -1,3 +1,3 @@
 """Fixtures of all tests."""
 
-pytest_plugins = ["tests.fix_cluster"]
+pytest_plugins = ["tests.fix_cluster", "tests.fix_receiver"]

@@ -115,6 +115,7 @@ class WalReceiver:
         self._target: WalPosition | None = None
         self._wal: ReceivedWal | None = None
         self._is_proven = False
+        self._has_streamed = False
 
     def run(self) -> None:
         """Receive until the stop rule is met.
@@ -135,7 +136,8 @@ class WalReceiver:
                         return
                     if not self._is_worth_waiting(error):
                         raise
-                    if time.monotonic() - began > LONGEST_PAUSE:
+                    is_new = isinstance(error, ConnectionFailed) and self._has_streamed
+                    if is_new or time.monotonic() - began > LONGEST_PAUSE:
                         pause = FIRST_PAUSE
                     self._tell(f"{error.message}; trying again")
                 self._stop.wait(pause)
@@ -144,11 +146,14 @@ class WalReceiver:
     def _is_worth_waiting(self, error: PgbackupError) -> bool:
         if not self._options.loop or isinstance(error, Locked | WrongSystem):
             return False
+        if isinstance(error, ServerError) and error.sqlstate == client.OBJECT_IN_USE:
+            return True  # the slot, by a walsender that has not noticed the end of its receiver
         may_pass = (AuthenticationFailed, NotFound, ProtocolViolation, Refused, ServerError)
         return error.retryable or (self._is_proven and isinstance(error, may_pass))
 
     def _session(self, stack: ExitStack) -> None:
         """All that happens on one connection."""
+        self._has_streamed = False
         transport = self._connect()
         try:
             identity = client.identify_system(transport)
@@ -203,7 +208,8 @@ class WalReceiver:
                 raise client.no_slot(slot) from error
             raise
         finally:
-            self._is_proven = self._is_proven or stream.server_end > 0
+            self._has_streamed = self._has_streamed or stream.server_end > 0
+            self._is_proven = self._is_proven or self._has_streamed
         return following
 
     def _is_done(self) -> bool:

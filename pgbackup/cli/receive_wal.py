@@ -14,6 +14,7 @@ from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression
 from pgbackup.cli.output import say
 from pgbackup.errors import CorruptData, ExitCode, Interrupted, UsageError
+from pgbackup.interrupts import ENDING_SIGNALS
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import Repository
@@ -114,7 +115,8 @@ class Signals:
         self._interrupts = False
         self._before = {
             number: signal.signal(number, self._handle)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in ENDING_SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN  # as it is under nohup
         }
 
     @contextmanager

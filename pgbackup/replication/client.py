@@ -33,6 +33,9 @@ UNDEFINED_OBJECT = "42704"
 DUPLICATE_OBJECT = "42710"
 OBJECT_IN_USE = "55006"
 
+ANSWER_LIMIT = 60.0
+"""Seconds until a server that does not answer a short command counts as gone."""
+
 MAX_DIGITS = 20
 """Of a number of 64 bits."""
 
@@ -69,18 +72,18 @@ def expect_event(transport: Transport, timeout: float | None = None) -> Event:
     return event
 
 
-def expect_result(transport: Transport, columns: int) -> ResultSet:
+def expect_result(transport: Transport, columns: int, timeout: float | None = None) -> ResultSet:
     """The next event, which must be a result of at least one row and so many columns."""
-    event = expect_event(transport)
+    event = expect_event(transport, timeout)
     if not isinstance(event, ResultSet) or len(event.columns) < columns or not event.rows:
         raise ProtocolViolation(f"the server answered {_name(event)} where a row was due")
     return event
 
 
-def expect_end(transport: Transport) -> None:
+def expect_end(transport: Transport, timeout: float | None = None) -> None:
     """Read command tags until the command is over."""
     while True:
-        event = expect_event(transport)
+        event = expect_event(transport, timeout)
         if isinstance(event, Ready):
             return
         if not isinstance(event, CommandComplete):
@@ -90,8 +93,8 @@ def expect_end(transport: Transport) -> None:
 def query(transport: Transport, command: Command, columns: int) -> tuple[bytes | None, ...]:
     """Send a command that answers with one row, and return that row."""
     transport.send(command)
-    result = expect_result(transport, columns)
-    expect_end(transport)
+    result = expect_result(transport, columns, ANSWER_LIMIT)
+    expect_end(transport, ANSWER_LIMIT)
     return result.rows[0]
 
 
@@ -163,7 +166,7 @@ def drop_slot(transport: Transport, name: str) -> None:
     """Drop a slot that nobody uses. Raises: NotFound, Locked, ServerError."""
     transport.send(DropSlot(name))
     try:
-        expect_end(transport)
+        expect_end(transport, ANSWER_LIMIT)
     except ServerError as error:
         if error.sqlstate == UNDEFINED_OBJECT:
             raise no_slot(name) from error

@@ -1,136 +1,38 @@
 """The receiver as users run it, with real servers: what was acknowledged is in the archive."""
 
-import os
-import random
-import shutil
 import signal
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from pgbackup.pg.control import ClusterState, ControlFile
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.replication.published import read_positions
-from pgbackup.repo.repository import ClusterRepository, Repository
-from pgbackup.storage.local import LocalStorage
+from tests.archiving.acknowledged import Commits, back_up, expect_archived
+from tests.archiving.receiving import (
+    KEEP,
+    MIB,
+    cluster_of,
+    end,
+    expect_no_hole_and_no_wrong_byte,
+    load,
+    receive_once,
+    segments_of,
+    wait_for,
+    wait_until_attached,
+    wait_until_received,
+)
 from tests.cli import program
-from tests.cli.program import Running
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
-
-MIB = 1 << 20
-KILLS = int(os.environ.get("PGBACKUP_TEST_KILLS", "6"))
-"""How often the receiver is killed under load; 100 before a release."""
+from tests.fix_receiver import Receive
 
 CHECKPOINT_RECORD = 100
 """Bytes that the record of a checkpoint has at least."""
 
-Receive = Callable[..., Running]
 MAJORS = pytest.mark.parametrize("major", [13, 15, 18])
 ONE_MAJOR = pytest.mark.parametrize("major", [17])
-
-
-@pytest.fixture
-def receive(tmp_path: Path) -> Iterator[Receive]:
-    """Starts receivers; those still running are killed at the end."""
-    started: list[Running] = []
-
-    def start(server: Cluster, *arguments: object) -> Running:
-        name = f"pgb{len(started)}"
-        words = ("-B", tmp_path / "repo", "-d", server.conninfo(application_name=name))
-        started.append(program.begin(tmp_path, "receive-wal", *words, *arguments))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.wait()
-
-
-def receive_once(tmp_path: Path, server: Cluster, *arguments: object) -> program.Answer:
-    words = ("-B", tmp_path / "repo", "-d", server.conninfo(), *arguments)
-    return program.run(tmp_path, "receive-wal", *words)
-
-
-def cluster_of(tmp_path: Path) -> ClusterRepository:
-    return Repository.open(LocalStorage(tmp_path / "repo")).only_cluster()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the time is over"
-        time.sleep(0.02)
-
-
-def wait_until_attached(server: Cluster, count: int = 1) -> None:
-    server.poll_until(
-        "SELECT count(*)::int FROM pg_stat_replication WHERE state = 'streaming'"
-        " AND application_name LIKE 'pgb%'",
-        count,
-    )
-
-
-def wait_until_received(tmp_path: Path, server: Cluster) -> Lsn:
-    """Wait until all that the server has now is flushed by the receiver."""
-    now = Lsn.parse(server.sql("SELECT pg_current_wal_flush_lsn()::text")[0][0])
-
-    def is_flushed() -> bool:
-        found = [
-            read_positions(path) for path in (tmp_path / "repo").glob("*/.receive-wal.positions")
-        ]
-        return any(each is not None and each.flushed >= now for each in found)
-
-    wait_for(is_flushed)
-    return now
-
-
-def load(server: Cluster, megabytes: int = 3) -> None:
-    server.sql(
-        "SELECT pg_logical_emit_message(false, 'test', repeat(md5(g::text), 31250))"
-        f" FROM generate_series(1, {megabytes}) g"
-    )
-
-
-def end(running: Running) -> program.Answer:
-    running.send(signal.SIGTERM)
-    answer = running.wait()
-    assert answer.status == 0, answer.err
-    return answer
-
-
-def segments_of(tmp_path: Path, size: int = MIB) -> list[Segment]:
-    archive = cluster_of(tmp_path).archive
-    return [file.name.segment(size) for file in archive.segments()]
-
-
-def expect_no_hole_and_no_wrong_byte(
-    tmp_path: Path, server: Cluster, received: Lsn, size: int = MIB, timeline: int = 1
-) -> None:
-    """Compare with the server's own files; it must have kept them all."""
-    archive = cluster_of(tmp_path).archive
-    found = [each for each in segments_of(tmp_path, size) if each.timeline == timeline]
-    numbers = [each.number for each in found]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    for segment in found:
-        own = (server.pgdata / "pg_wal" / segment.name).read_bytes()
-        assert b"".join(archive.chunks(segment.name, size)) == own, segment.name
-    last = Segment.containing(Timeline(timeline), received, size)
-    assert found[-1].end == last.start
-    length = received - last.start
-    if length:
-        (partial,) = (tmp_path / "repo").glob(f"*/wal/{last.name}.partial")
-        own = (server.pgdata / "pg_wal" / last.name).read_bytes()
-        assert partial.stat().st_size == size
-        assert partial.read_bytes()[:length] == own[:length]
-
-
-KEEP = {"wal_keep_size": "4GB"}
 
 
 @MAJORS
@@ -154,88 +56,34 @@ def test_wal_is_received_as_it_is_written(
     ("megabytes", "major"),
     [
         (1, 14),
+        (2, 13),
+        (4, 18),
+        (8, 15),
         (16, 16),
+        (32, 18),
         (64, 17),
-        pytest.param(1024, 15, marks=pytest.mark.slow),
+        *(
+            pytest.param(megabytes, major, marks=pytest.mark.slow)
+            for megabytes, major in [(128, 13), (256, 18), (512, 14), (1024, 15)]
+        ),
     ],
 )
 def test_segments_of_any_size_are_received(
     cluster_factory: ClusterFactory, major: int, megabytes: int, receive: Receive, tmp_path: Path
 ) -> None:
     server = cluster_factory(major, wal_segsize_mb=megabytes, settings=KEEP)
+    back_up(tmp_path, server)
     running = receive(server, "-Z", "zstd:1")
     wait_until_attached(server)
-    load(server)
-    server.sql("SELECT pg_switch_wal()")
-    load(server, 1)
+    with Commits(server) as commits:
+        load(server)
+        server.sql("SELECT pg_switch_wal()")
+        load(server, 1)
+        wait_for(lambda: len(commits.numbers) > 20)
     received = wait_until_received(tmp_path, server)
     end(running)
     expect_no_hole_and_no_wrong_byte(tmp_path, server, received, megabytes * MIB)
-
-
-@MAJORS
-def test_restarts_of_the_server_are_followed(
-    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
-) -> None:
-    server = cluster_factory(major, settings=KEEP)
-    running = receive(server, "-S", "own", "-C")
-    for stop in (lambda: server.stop("fast"), lambda: server.stop("immediate"), server.kill9):
-        wait_until_attached(server)
-        load(server, 2)
-        stop()
-        server.start()
-    wait_until_attached(server)
-    load(server, 2)
-    received = wait_until_received(tmp_path, server)
-    end(running)
-    expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
-
-
-@ONE_MAJOR
-def test_killed_under_load_the_receiver_goes_on_without_a_hole(
-    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
-) -> None:
-    server = cluster_factory(major, settings={**KEEP, "max_wal_size": "1GB"})
-    server.pgbench_init()
-    bench = server.pgbench(2, seconds=600)
-    source = random.Random(3)
-    for number in range(KILLS):
-        running = receive(server, "-S", "own", "-C", "--if-not-exists")
-        wait_for(lambda name=f"pgb{number}": is_streaming(server, name))
-        time.sleep(source.random() / 2)  # the moment of the kill is the test's input
-        running.process.kill()
-        running.process.wait()
-    bench.kill()
-    running = receive(server, "-S", "own")
-    wait_for(lambda: is_streaming(server, f"pgb{KILLS}"))
-    received = wait_until_received(tmp_path, server)
-    end(running)
-    expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
-
-
-@ONE_MAJOR
-def test_killed_far_behind_the_receiver_goes_on_without_a_hole(
-    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
-) -> None:
-    server = cluster_factory(major, settings={**KEEP, "max_wal_size": "1GB"})
-    assert receive_once(tmp_path, server, "--once").status == 0
-    load(server, 150)
-    source = random.Random(4)
-    for _ in range(KILLS):
-        running = receive(server)
-        there = len(segments_of(tmp_path))
-        wanted = there + source.randrange(1, 150 // KILLS)
-        wait_for(lambda wanted=wanted: len(segments_of(tmp_path)) >= wanted)
-        running.process.kill()
-        running.process.wait()
-    running = receive(server)
-    received = wait_until_received(tmp_path, server)
-    end(running)
-    expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
-
-
-def is_streaming(server: Cluster, name: str) -> bool:
-    return bool(server.sql(f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{name}'"))
+    expect_archived(tmp_path, server, commits.numbers)
 
 
 @MAJORS
@@ -264,16 +112,21 @@ def test_a_promotion_is_followed_with_its_history(
     cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
 ) -> None:
     primary = cluster_factory(major, settings=KEEP)
+    back_up(tmp_path, primary)
     with primary.standby(primary.pgdata.parent / "standby", settings=KEEP) as standby:
         standby.start()
         running = receive(standby)
         wait_until_attached(standby)
-        load(primary)
+        with Commits(primary) as before:
+            load(primary)
+            wait_for(lambda: len(before.numbers) > 20)
         primary.stop("fast")
         standby.promote()
-        load(standby)
-        standby.sql("SELECT pg_switch_wal()")
-        load(standby, 1)
+        with Commits(standby, first=1_000_000) as after:
+            load(standby)
+            standby.sql("SELECT pg_switch_wal()")
+            load(standby, 1)
+            wait_for(lambda: len(after.numbers) > 20)
         received = wait_until_received(tmp_path, standby)
         end(running)
         history = (standby.pgdata / "pg_wal" / "00000002.history").read_bytes()
@@ -281,6 +134,7 @@ def test_a_promotion_is_followed_with_its_history(
         switch = Lsn.parse(history.split()[1].decode())
         expect_no_hole_and_no_wrong_byte(tmp_path, standby, received, timeline=2)
         expect_no_hole_and_no_wrong_byte(tmp_path, primary, switch)
+    expect_archived(tmp_path, primary, before.numbers + after.numbers)
 
 
 @pytest.mark.parametrize("major", [15, 18])
@@ -486,101 +340,3 @@ def test_a_system_that_takes_the_place_of_the_server_is_refused(
     other.run_directory = there
     assert answer.status == 8
     assert len(list((tmp_path / "repo").glob("*/wal"))) == 1
-
-
-@ONE_MAJOR
-def test_a_full_disk_is_waited_out(
-    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
-) -> None:
-    server = cluster_factory(major, settings=KEEP)
-    repo = tmp_path / "repo"
-    repo.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", repo], check=True)
-    try:
-        running = receive(server, "-S", "own", "-C", "-Z", "none")
-        wait_until_attached(server)
-        load(server, 10)
-        wait_for(lambda: "no space left" in running_errors(tmp_path))
-        (flushed,) = server.sql("SELECT restart_lsn::text FROM pg_replication_slots")[0]
-        expect_promise_kept(tmp_path, server, Lsn.parse(flushed))
-        subprocess.run(["mount", "-o", "remount,size=200m", repo], check=True)
-        received = wait_until_received(tmp_path, server)
-        end(running)
-        expect_no_hole_and_no_wrong_byte(tmp_path, server, received)
-    finally:
-        subprocess.run(["umount", "-l", repo], check=True)
-
-
-def running_errors(tmp_path: Path) -> str:
-    return "".join(path.read_text() for path in tmp_path.glob("*.err"))
-
-
-def expect_promise_kept(tmp_path: Path, server: Cluster, flushed: Lsn) -> None:
-    """Everything from the first segment to the flush position is on the disk."""
-    folder = next((tmp_path / "repo").glob("*/wal"))
-    segment = min(segments_of(tmp_path), key=lambda each: each.number)
-    while segment.start < flushed:
-        length = min(flushed - segment.start, MIB)
-        own = (server.pgdata / "pg_wal" / segment.name).read_bytes()
-        plain, partial = folder / segment.name, folder / f"{segment.name}.partial"
-        assert (plain if plain.exists() else partial).read_bytes()[:length] == own[:length]
-        segment = segment.next()
-
-
-@pytest.mark.parametrize("major", [14, 18])
-def test_no_commit_that_was_acknowledged_is_lost_with_the_server(
-    cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
-) -> None:
-    server = cluster_factory(major, settings={"synchronous_standby_names": "pgb0"})
-    running = receive(server, "--synchronous", "-S", "own", "-C")
-    wait_until_attached(server)
-    program.succeed(tmp_path, "backup", "-B", tmp_path / "repo", "-d", server.conninfo(), "-c",
-                    "fast")  # fmt: skip
-    server.sql("CREATE TABLE seen (id int PRIMARY KEY, text text)")
-    acknowledged: list[int] = []
-    threads = [
-        threading.Thread(target=insert_until_killed, args=(server, worker, acknowledged))
-        for worker in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: len(acknowledged) > 300)
-    running.process.kill()
-    server.kill9()
-    for thread in threads:
-        thread.join()
-    expect_restored(tmp_path, server, acknowledged)
-
-
-def insert_until_killed(server: Cluster, worker: int, acknowledged: list[int]) -> None:
-    try:
-        with server.connect() as connection:
-            for number in range(1_000_000):
-                value = number * 10 + worker
-                connection.execute("INSERT INTO seen VALUES (%s, repeat('x', 500))", [value])
-                acknowledged.append(value)
-    except psycopg.OperationalError:
-        pass
-
-
-def expect_restored(tmp_path: Path, server: Cluster, acknowledged: list[int]) -> None:
-    """Restore a backup with all WAL, the unfinished segment too, and look for every row."""
-    target = server.pgdata.parent / "restored"
-    program.succeed(tmp_path, "restore", "-B", tmp_path / "repo", "-D", target)
-    wal = server.pgdata.parent / "wal"
-    wal.mkdir()
-    archive = cluster_of(tmp_path).archive
-    for file in archive.files():
-        name = file.name.text.removesuffix(".partial")
-        (wal / name).write_bytes(b"".join(archive.chunks(file.name.text)))
-    server.account.give(wal)
-    for name in ("recovery.signal", "standby.signal"):
-        (target / name).unlink(missing_ok=True)
-    (target / "recovery.signal").touch()
-    settings = {"restore_command": f"cp {wal}/%f %p", "synchronous_standby_names": ""}
-    with Cluster.open_existing(target, server.major, settings=settings) as restored:
-        restored.start()
-        restored.poll_until("SELECT pg_is_in_recovery()", False)
-        there = {row[0] for row in restored.sql("SELECT id FROM seen")}
-    assert set(acknowledged) <= there
-    shutil.rmtree(wal)

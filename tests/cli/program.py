@@ -47,12 +47,12 @@ class Answer:
 class Running:
     """A run under way. Its output goes into files, so that it never waits for a reader."""
 
-    def __init__(self, directory: Path, arguments: tuple[object, ...], extra: dict[str, str]):
+    def __init__(self, directory: Path, line: list[str], extra: dict[str, str]):
         self._err = directory / f"{os.urandom(4).hex()}.err"
         self._out = self._err.with_suffix(".out")
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             self.process = subprocess.Popen(
-                command(*arguments), cwd=directory, env=environment(extra),
+                line, cwd=directory, env=environment(extra),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
 
@@ -102,7 +102,12 @@ def succeed(directory: Path, *arguments: object, **extra: str) -> Answer:
 
 def begin(directory: Path, *arguments: object, **extra: str) -> Running:
     """Start a run; whoever starts it waits for it."""
-    return Running(directory, arguments, extra)
+    return Running(directory, command(*arguments), extra)
+
+
+def begin_module(directory: Path, module: str, *arguments: object) -> Running:
+    """Start a program of the tests that runs ours in another way."""
+    return Running(directory, [sys.executable, "-m", module, *map(str, arguments)], {})
 
 
 def checked(status: int, out: bytes, err: bytes) -> Answer:
