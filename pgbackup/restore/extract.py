@@ -18,15 +18,11 @@ from pgbackup.pg.tar import FILE, TarHeader
 from pgbackup.restore.newfile import NewFile, target_errors
 from pgbackup.restore.tree import Tree, raw_name
 from pgbackup.storage.durable import FileSystem
-from pgbackup.stream.buffers import BufferPool
 
 # Recovery would put the links of tablespace_map in place of ours; the others belong to the server
 # as it was. A recovery.signal without settings for it stops a server from starting, and with
 # standby.signal it would wait for a primary for ever.
 LEFT_OUT = frozenset({"postmaster.pid", "tablespace_map", "recovery.signal", "standby.signal"})
-
-PAGE_SIZE = 1 << 20
-"""Bytes gathered before a write past the page cache; also the least size of a file for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +76,6 @@ class Extractor:
         self._files = files
         self._control = control
         self._tree = Tree(site.root)
-        self._pool = BufferPool(1, PAGE_SIZE)
-        self._page = self._pool.acquire()
         self._path = ""
         self._check: ContentCheck | None = None
         self._file: NewFile | None = None
@@ -92,11 +86,11 @@ class Extractor:
         self._path = data_path(self._site.tablespace, header.name)
         self._check = ContentCheck(self._files[self._path])
         if self._path == CONTROL_FILE:
-            self._file = self._new_file(os.dup(self._control), header.size)
+            self._file = self._new_file(os.dup(self._control))
         elif self._path not in self._rules.left_out:
             mode = 0o600 | header.mode & self._rules.file_mode
             fd = self._create(self._site.prefix + plain_name(header.name), mode)
-            self._file = self._new_file(fd, header.size)
+            self._file = self._new_file(fd)
 
     def member_contents(self, data: memoryview) -> None:
         if self._check is not None:
@@ -123,8 +117,6 @@ class Extractor:
             self._file.abort()
             self._file = None
         self._tree.close()
-        self._page.release()
-        self._pool.close()
 
     def _create(self, path: str, mode: int) -> int:
         directory, _, name = path.rpartition("/")
@@ -133,7 +125,6 @@ class Extractor:
                 raw_name(name), mode, dir_fd=self._tree.directory(directory)
             )
 
-    def _new_file(self, fd: int, size: int) -> NewFile:
+    def _new_file(self, fd: int) -> NewFile:
         name = f"{self._site.name}/{printable(self._path)}"
-        page = self._page.view if size >= PAGE_SIZE else None
-        return NewFile(self._rules.filesystem, fd, name, sync=self._rules.sync, page=page)
+        return NewFile(self._rules.filesystem, fd, name, sync=self._rules.sync)

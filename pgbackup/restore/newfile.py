@@ -1,8 +1,8 @@
 """A new file in a directory being restored: from its creation to its last byte on disk.
 
-A large file passes the page cache where it can. Otherwise writing is started early and pages that
-have been written are let go of, so that the sync at the end is short and a restore does not fill
-the memory; scripts/bench/restore.py.
+Writing is started early and pages that have been written are let go of, so that the sync at the end
+is short and a restore does not fill the memory. Past the page cache it took half as long again: the
+kernel keeps more writes under way than a few threads do; scripts/bench/restore.py.
 """
 
 import os
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pgbackup.errors import PgbackupError
-from pgbackup.storage.direct import DirectFile
 from pgbackup.storage.durable import FileSystem
 
 WRITEBACK_STEP = 16 << 20
@@ -42,25 +41,13 @@ class NewFile:
     fd:    taken over: close or abort ends it.
     name:  for messages.
     sync:  make it durable on close, rather than with the whole file system later.
-    page:  aligned memory, for a file that is large enough to pass the page cache; else None.
     """
 
-    def __init__(
-        self,
-        filesystem: FileSystem,
-        fd: int,
-        name: str,
-        *,
-        sync: bool,
-        page: memoryview | None = None,
-    ) -> None:
+    def __init__(self, filesystem: FileSystem, fd: int, name: str, *, sync: bool) -> None:
         self._filesystem = filesystem
         self._fd = fd
         self._name = name
         self._sync = sync
-        self._page = page
-        self._fill = 0
-        self._direct = None if page is None else DirectFile(filesystem, fd)
         self._position = 0
         self._hinted = 0
         self._let_go = 0
@@ -68,11 +55,10 @@ class NewFile:
     def write(self, data: memoryview | bytes) -> None:
         """Append. Raises: PgbackupError."""
         with target_errors("write file", self._name):
-            if self._page is None:
-                self._filesystem.write_all(self._fd, data)
-                self._advance(len(data))
-            else:
-                self._gather(self._page, memoryview(data))
+            self._filesystem.write_all(self._fd, data)
+            self._position += len(data)
+            if self._position - self._hinted >= WRITEBACK_STEP:
+                self._hint()
 
     def extend(self, size: int) -> None:
         """Fill up with zeros to a size in bytes. Raises: PgbackupError."""
@@ -82,8 +68,6 @@ class NewFile:
     def close(self) -> None:
         """End the file. Raises: PgbackupError; then it is not to be relied on."""
         with target_errors("write file", self._name):
-            if self._page is not None:
-                self._put(self._page[: self._fill])
             if self._sync:
                 self._filesystem.fsync(self._fd)
             elif self._position - self._let_go >= _MIN_WRITEBACK:
@@ -96,29 +80,6 @@ class NewFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _gather(self, page: memoryview, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            length = min(len(page) - self._fill, len(data) - done)
-            page[self._fill : self._fill + length] = data[done : done + length]
-            self._fill += length
-            done += length
-            if self._fill == len(page):
-                self._put(page)
-                self._fill = 0
-
-    def _put(self, data: memoryview) -> None:
-        assert self._direct is not None
-        self._direct.write_all(data)
-        if not self._direct.is_direct:
-            self._advance(len(data))
-
-    def _advance(self, length: int) -> None:
-        """Count bytes that went through the page cache."""
-        self._position += length
-        if self._position - self._hinted >= WRITEBACK_STEP:
-            self._hint()
 
     def _hint(self) -> None:
         # The pages of this step are still dirty; those of the step before are on disk by now and
