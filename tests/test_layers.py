@@ -27,8 +27,9 @@ RANKS = {
     "archiving": 5,
     "restore": 5,
     "serve": 5,
-    "cli": 6,
-    "__main__": 7,
+    "care": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 """A package may import itself and every package of a lower rank, with these exceptions."""
 
@@ -197,6 +198,7 @@ def test_there_are_modules_to_check() -> None:
         ("backup/receive.py", "from pgbackup.restore.plan import Plan"),
         ("serve/handler.py", "import pgbackup.restore.plan"),
         ("restore/plan.py", "from pgbackup.cli import output"),
+        ("archiving/receive.py", "from pgbackup.care.status import read_status"),
         ("cli/app.py", "import pgbackup.__main__"),
         ("__init__.py", "from pgbackup import errors"),
         ("backup/receive.py", "from pgbackup.config import Config"),

@@ -59,6 +59,7 @@ class ReceivedWal:
             self._filling: PageBuffer | None = None
             self._memory: Segment | None = None
             self._filled = 0
+            self._is_streaming = False
             self.directory = stack.enter_context(
                 WalDirectory(
                     f"{root}/{folder}",
@@ -102,6 +103,7 @@ class ReceivedWal:
     def follow(self, server_end: Callable[[], Lsn]) -> None:
         """Publish where the server's WAL ends, as far as a stream has learnt it."""
         self._server_end = server_end
+        self._is_streaming = True
         self._publish()
 
     def write(self, start: Lsn, data: memoryview) -> None:
@@ -127,6 +129,9 @@ class ReceivedWal:
             self._ahead.forget()
         self._filling = self._memory = None
         self.directory.close_file()
+        if self._is_streaming:
+            self._is_streaming = False
+            self._publish()
 
     def finish(self) -> None:
         """Let all finished segments be compressed."""
@@ -200,7 +205,9 @@ class ReceivedWal:
                 self._ahead.take_stored(wait=True)  # a failure behind those that were stored
 
     def _publish(self) -> None:
-        self._positions.publish(self.position, self.flush_lsn, self._server_end())
+        self._positions.publish(
+            self.position, self.flush_lsn, self._server_end(), is_streaming=self._is_streaming
+        )
 
     def _compress(self, segment: Segment) -> None:
         if self._compressor is not None:

@@ -41,6 +41,7 @@ VERBS = {
     "receive-wal": "receive_wal",
     "slot": "slot",
     "wal": "wal",
+    "status": "status",
 }
 """Each verb and its function, or group of them, in the module of its name with underscores."""
 

@@ -5,13 +5,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def say(text: str) -> None:
@@ -68,6 +69,17 @@ def format_size(size: int) -> str:
 def format_time(moment: datetime) -> str:
     """A time in UTC, as PostgreSQL writes it."""
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def format_age(age: timedelta) -> str:
+    """A span of time, in the two largest units that it has."""
+    seconds = max(0, int(age.total_seconds()))
+    found: list[str] = []
+    for unit, length in _SPANS:
+        if seconds >= length or (unit == "s" and not found):
+            found.append(f"{seconds // length} {unit}")
+            seconds %= length
+    return " ".join(found[:2])
 
 
 class ProgressBar:

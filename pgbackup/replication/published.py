@@ -22,14 +22,14 @@ from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.storage.durable import FileSystem, PathName, storage_errors
 from pgbackup.storage.leftovers import temporary_name
 
-MAGIC = b"pgbrcv01"
+MAGIC = b"pgbrcv02"
 FILE_SIZE = 4096  # bytes; one page, which is mapped as a whole
 FILE_MODE = 0o600
 ATTEMPTS = 1000
 """Reads that may fall together with two updates each before the file counts as damaged."""
 
 _COUNTER = 1  # in words of 8 bytes; the magic is word 0
-_COPY = struct.Struct("=QIIQQQqq")
+_COPY = struct.Struct("=QIIQQQqqQIIq")
 _CHECKSUM = struct.Struct("=I")
 _COPIES = (64, 192)  # offsets in bytes
 
@@ -41,6 +41,9 @@ class ReceiverPositions(NamedTuple):
     flushed:    everything before this is durable.
     server_end: where the server's WAL ended when it sent its last message.
     started, updated: microseconds since 1970-01-01 UTC, by this host's clock.
+    start, start_timeline: the position with which the receiver began.
+    server_end_time: when server_end last moved; like started.
+    is_streaming: a connection stands and is streaming.
     """
 
     system_identifier: int
@@ -51,6 +54,10 @@ class ReceiverPositions(NamedTuple):
     server_end: Lsn
     started: int
     updated: int
+    start: Lsn
+    start_timeline: Timeline
+    server_end_time: int
+    is_streaming: bool
 
 
 class PositionsWriter:
@@ -63,14 +70,22 @@ class PositionsWriter:
         self._system_identifier = system_identifier
         self._started = now()
         self._counter = 0
+        self._start: WalPosition | None = None
+        self._server_end = (Lsn(0), 0)
         self._map = self._make(os.fspath(path), filesystem or FileSystem())
         self._words = memoryview(self._map).cast("Q")
 
-    def publish(self, position: WalPosition, flushed: Lsn, server_end: Lsn) -> None:
+    def publish(
+        self, position: WalPosition, flushed: Lsn, server_end: Lsn, *, is_streaming: bool = True
+    ) -> None:
         """Let readers see new positions.
 
         position: the timeline, and what is written.
         """
+        time_now = now()
+        start = self._start = self._start or position
+        if server_end != self._server_end[0]:
+            self._server_end = (server_end, time_now)
         copy = _COPY.pack(
             self._system_identifier,
             os.getpid(),
@@ -79,7 +94,11 @@ class PositionsWriter:
             min(flushed, position.lsn),
             server_end,
             self._started,
-            now(),
+            time_now,
+            start.lsn,
+            start.timeline,
+            is_streaming,
+            self._server_end[1],
         )
         at = _COPIES[(self._counter + 1) % 2]
         self._map[at : at + len(copy)] = copy
@@ -150,12 +169,27 @@ def _read(data: mmap.mmap, words: memoryview, located: str) -> ReceiverPositions
         copy = data[at : at + _COPY.size]
         (checksum,) = _CHECKSUM.unpack_from(data, at + _COPY.size)
         if zlib.crc32(copy) == checksum:
-            system, pid, timeline, written, flushed, end, started, updated = _COPY.unpack(copy)
-            return ReceiverPositions(
-                system, pid, Timeline(timeline), Lsn(written), Lsn(flushed), Lsn(end), started,
-                updated,
-            )  # fmt: skip
+            return _positions(copy)
     raise _damaged(located)
+
+
+def _positions(copy: bytes) -> ReceiverPositions:
+    system, pid, timeline, written, flushed, server_end, *rest = _COPY.unpack(copy)
+    started, updated, start, start_timeline, is_streaming, server_end_time = rest
+    return ReceiverPositions(
+        system,
+        pid,
+        Timeline(timeline),
+        Lsn(written),
+        Lsn(flushed),
+        Lsn(server_end),
+        started,
+        updated,
+        Lsn(start),
+        Timeline(start_timeline),
+        server_end_time,
+        bool(is_streaming),
+    )
 
 
 def _damaged(located: str) -> CorruptData:

@@ -42,6 +42,18 @@ class ObjectStat(NamedTuple):
     modified: float
 
 
+class PendingObject(NamedTuple):
+    """An object that was begun and not committed.
+
+    size:         bytes that are there.
+    is_abandoned: its writer is dead; reap removes it.
+    """
+
+    name: str
+    size: int
+    is_abandoned: bool
+
+
 class ObjectWriter(ABC):
     """A new object being written. Left by an exception, or without commit, it leaves no trace."""
 
@@ -223,8 +235,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def is_locked(self, name: str) -> bool:
-        """Tell whether somebody alive holds this lock, in either way."""
+    def holder(self, name: str) -> Mapping[str, str] | None:
+        """Who holds this lock: host, pid, since, and the owner that it named; None if nobody does.
+
+        Of several that share it, any one. What cannot be made out, as while it is being written,
+        is left out.
+        """
+
+    @abstractmethod
+    def pending(self, prefix: str = "") -> Sequence[PendingObject]:
+        """Describe below a folder the objects that are not visible yet, or never will be."""
 
     @abstractmethod
     def reap(self, prefix: str = "") -> Sequence[str]:
@@ -233,6 +253,10 @@ class Storage(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of connections. The storage is not used afterwards."""
+
+    def is_locked(self, name: str) -> bool:
+        """Tell whether somebody alive holds this lock, in either way."""
+        return self.holder(name) is not None
 
     def create(self, name: str, data: Bytes) -> None:
         """Store a small object whole.

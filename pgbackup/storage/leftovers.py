@@ -53,6 +53,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+def pending_name(name: str) -> str | None:
+    """The name that a file will get when it is complete; None if it is no temporary one."""
+    match = re.fullmatch(_TEMPORARY, name)
+    return None if match is None else match["final"]
+
+
 def is_leftover(name: str, folder: int) -> bool:
     """Tell whether a file is a temporary name or a lock file whose owner is dead.
 

@@ -13,9 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from pgbackup.errors import UsageError
-from pgbackup.storage.api import Features, Lock, ObjectReader, ObjectStat, ObjectWriter, Storage
+from pgbackup.storage.api import (
+    Features,
+    Lock,
+    ObjectReader,
+    ObjectStat,
+    ObjectWriter,
+    PendingObject,
+    Storage,
+)
 from pgbackup.storage.durable import FileSystem, PathName, storage_errors
-from pgbackup.storage.leftovers import is_hidden, is_leftover
+from pgbackup.storage.leftovers import is_hidden, is_leftover, pending_name
 from pgbackup.storage.localobject import LocalReader, LocalWriter
 from pgbackup.storage.names import check_name, check_prefix, is_component
 from pgbackup.storage.tree import FolderTree
@@ -114,11 +122,24 @@ class LocalStorage(Storage):
         with storage_errors("lock", located):
             return LocalSharedLock(self._tree, self._filesystem, parts, located, owner)
 
-    def is_locked(self, name: str) -> bool:
-        from pgbackup.storage.locallock import is_held  # noqa: PLC0415 - wal-push needs none
+    def holder(self, name: str) -> Mapping[str, str] | None:
+        from pgbackup.storage.locallock import read_holder  # noqa: PLC0415 - wal-push needs none
 
         with storage_errors("lock", self.locate(name)):
-            return is_held(self._tree, check_name(name))
+            return read_holder(self._tree, check_name(name))
+
+    def pending(self, prefix: str = "") -> Sequence[PendingObject]:
+        found = []
+        with storage_errors("list folder", self.locate(prefix)):
+            for folder, names in self._tree.walk(check_prefix(prefix), is_hidden):
+                final = pending_name(names[-1])
+                if final is None:
+                    continue
+                with suppress(FileNotFoundError):
+                    size = os.stat(names[-1], dir_fd=folder, follow_symlinks=False).st_size
+                    is_abandoned = is_leftover(names[-1], folder)
+                    found.append(PendingObject("/".join((*names[:-1], final)), size, is_abandoned))
+        return found
 
     def reap(self, prefix: str = "") -> Sequence[str]:
         removed = []

@@ -104,8 +104,8 @@ class LocalSharedLock(LocalLock):
         return fd
 
 
-def is_held(tree: FolderTree, parts: tuple[str, ...]) -> bool:
-    """Tell whether somebody alive holds a lock.
+def read_holder(tree: FolderTree, parts: tuple[str, ...]) -> dict[str, str] | None:
+    """What the holder of a lock left; None if nobody alive holds it.
 
     Raises: OSError.
     """
@@ -114,9 +114,9 @@ def is_held(tree: FolderTree, parts: tuple[str, ...]) -> bool:
         with tree.folder(folders) as folder:
             fd = os.open(lock_file_name(final), _FLAGS, dir_fd=folder)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        return not try_flock(fd)
+        return None if try_flock(fd) else _read_record(fd)
     finally:
         os.close(fd)
 

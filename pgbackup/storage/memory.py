@@ -11,6 +11,7 @@ from pgbackup.storage.api import (
     ObjectReader,
     ObjectStat,
     ObjectWriter,
+    PendingObject,
     Storage,
 )
 from pgbackup.storage.names import check_name, check_prefix
@@ -81,9 +82,13 @@ class MemoryStorage(Storage):
             self._sharers[name] = self._sharers.get(name, 0) + 1
         return _MemoryLock(self, name)
 
-    def is_locked(self, name: str) -> bool:
+    def holder(self, name: str) -> Mapping[str, str] | None:
         check_name(name)
-        return name in self._locks
+        return self._locks.get(name)
+
+    def pending(self, prefix: str = "") -> Sequence[PendingObject]:
+        check_prefix(prefix)
+        return []
 
     def reap(self, prefix: str = "") -> Sequence[str]:
         check_prefix(prefix)

@@ -28,6 +28,20 @@ def test_what_is_published_is_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["positions"]
 
 
+def test_where_it_began_and_when_the_server_moved_are_published(tmp_path: Path) -> None:
+    writer = PositionsWriter(tmp_path / "positions", 1)
+    writer.publish(WalPosition(Timeline(3), Lsn(10)), Lsn(10), Lsn(20))
+    first = read_positions(tmp_path / "positions")
+    writer.publish(WalPosition(Timeline(4), Lsn(15)), Lsn(15), Lsn(20), is_streaming=False)
+    second = read_positions(tmp_path / "positions")
+    writer.close()
+    assert first is not None
+    assert second is not None
+    assert (first.start_timeline, first.start, first.is_streaming) == (3, 10, True)
+    assert (second.start_timeline, second.start, second.is_streaming) == (3, 10, False)
+    assert first.server_end_time == second.server_end_time == first.updated
+
+
 def test_a_flush_position_never_runs_ahead(tmp_path: Path) -> None:
     writer = PositionsWriter(tmp_path / "positions", 1)
     writer.publish(WalPosition(Timeline(1), Lsn(10)), Lsn(11), Lsn(0))
@@ -54,7 +68,7 @@ def test_a_new_receiver_begins_anew_and_readers_of_the_old_file_keep_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x", b"\xff" * FILE_SIZE, b"pgbrcv01" + b"\1" * FILE_SIZE]
+    "content", [b"", b"x", b"\xff" * FILE_SIZE, b"pgbrcv02" + b"\1" * FILE_SIZE]
 )
 def test_a_damaged_file_is_damage(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "positions").write_bytes(content)

@@ -1,5 +1,6 @@
 """What every storage driver promises. A driver's test is a subclass with a `storage` fixture."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -273,6 +274,7 @@ class StorageContract:
             storage.lock,
             storage.lock_shared,
             storage.is_locked,
+            storage.holder,
             storage.read,
             storage.exists,
         ]
@@ -287,6 +289,10 @@ class StorageContract:
     def test_a_lock_excludes_and_says_who_holds_it(self, storage: Storage) -> None:
         with storage.lock("a/lock", {"command": "backup"}):
             assert storage.is_locked("a/lock")
+            holder = storage.holder("a/lock")
+            assert holder is not None
+            assert (holder["command"], holder["pid"]) == ("backup", str(os.getpid()))
+            assert holder["since"].startswith("20")
             with pytest.raises(Locked) as caught:
                 storage.lock("a/lock")
             assert "process" in caught.value.message
@@ -296,6 +302,7 @@ class StorageContract:
             with storage.lock("a/other"):
                 assert storage.is_locked("a/other")
         assert not storage.is_locked("a/lock")
+        assert storage.holder("a/lock") is None
 
     def test_a_released_lock_can_be_taken_again(self, storage: Storage) -> None:
         first = storage.lock("a")

@@ -224,6 +224,9 @@ def test_reap_removes_what_a_dead_process_left(repo: Path, storage: LocalStorage
     assert child.returncode == -signal.SIGKILL
     with storage.writer("a/b") as mine, storage.lock("c/mine"):
         assert not storage.is_locked("c/lock")
+        mine.write(b"mine")
+        assert sorted(storage.pending()) == [("a/b", 1, True), ("a/b", 1, True), ("a/b", 4, False)]
+        assert storage.pending("c/") == []
         removed = storage.reap()
         assert len(removed) == 3
         assert {name.split(".tmp-")[0] for name in removed} == {"a/.b", "c/.lock.lock"}
