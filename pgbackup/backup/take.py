@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import pgbackup
 from pgbackup.backup.receive import BackupOutcome, receive_backup
 from pgbackup.backup.wal import WalAlongside
-from pgbackup.errors import PgbackupError
+from pgbackup.errors import PgbackupError, WalGap
 from pgbackup.pg.lsn import Segment
 from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
@@ -112,6 +112,7 @@ def take_backup(
             start_time = _now()
             outcome = chain.run(transport, request.command(wal=False))
             record = chain.record(outcome, start_time, time.monotonic() - started)
+            require_wal(cluster, record)
             cluster.catalog.put(record)
         return record
     finally:
@@ -147,6 +148,23 @@ def learn_facts(transport: Transport) -> ServerFacts:
         client.wal_segment_size(transport),
         int(client.show(transport, "data_directory_mode"), 8),
     )
+
+
+def require_wal(cluster: ClusterRepository, record: BackupRecord) -> None:
+    """Make sure that nobody removed WAL of the backup while it ran.
+
+    A standby begins where it last checkpointed, which can be before what an expire left.
+
+    Raises: WalGap, StorageError.
+    """
+    names = [segment.name for segment in record.segments()]
+    for name in [*names, *(each.name for each in record.histories)]:
+        if cluster.archive.find(name) is None:
+            raise WalGap(
+                f'could not finish backup "{record.label}": WAL file "{name}" was removed from the'
+                " archive while it ran",
+                hint="Take the backup again, when no expire is running.",
+            )
 
 
 def _clean_up(cluster: ClusterRepository) -> None:

@@ -32,6 +32,7 @@ VERBS = {
     "backup": "backup",
     "list": "list_backups",
     "show": "show",
+    "expire": "expire",
     "pin": "pin",
     "unpin": "unpin",
     "verify": "verify",

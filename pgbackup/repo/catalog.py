@@ -252,6 +252,10 @@ class Catalog:
         names = list_names(self._storage, self._folder)
         return [name for name in names if not self._is_known(name.removeprefix(self._folder))]
 
+    def labels(self) -> Sequence[str]:
+        """Labels of all backups, those that are being made or were left unfinished included."""
+        return self._labels()
+
     def unfinished(self) -> Sequence[str]:
         """Labels of folders without a record that nobody is filling."""
         labels = set(self._labels()) - set(self._complete())

@@ -74,6 +74,11 @@ def receiver_lock(system: int) -> str:
     return f"{system}/receive-wal"
 
 
+def expire_lock(system: int) -> str:
+    """The lock that the one expire of a cluster holds."""
+    return f"{system}/expire"
+
+
 def receiver_positions(system: int) -> str:
     """The hidden file, no object, in which the receiver of this host publishes its positions."""
     return f"{system}/.receive-wal.positions"

@@ -77,10 +77,12 @@ class LocalStorage(Storage):
         parts = check_prefix(prefix)
         with storage_errors("list folder", self.locate(prefix)):
             for folder, names in self._tree.walk(parts, is_component):
-                with suppress(FileNotFoundError):
+                try:
                     found = os.stat(names[-1], dir_fd=folder, follow_symlinks=False)
-                    if stat.S_ISREG(found.st_mode):
-                        yield ObjectStat("/".join(names), found.st_size, found.st_mtime)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    yield ObjectStat("/".join(names), found.st_size, found.st_mtime)
 
     def folders(self, prefix: str = "") -> Sequence[str]:
         with storage_errors("list folder", self.locate(prefix)):

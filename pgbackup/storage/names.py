@@ -35,4 +35,9 @@ def check_prefix(prefix: str) -> tuple[str, ...]:
 
 def is_component(part: str) -> bool:
     """Tell whether this text can stand between two slashes of an object's name."""
-    return len(part) <= MAX_COMPONENT and re.fullmatch(_COMPONENT, part) is not None
+    if len(part) > MAX_COMPONENT:
+        return False
+    # The names of a WAL archive, of which there may be hundreds of thousands, need no pattern.
+    if part[:1] != "." and part.isascii() and part.replace(".", "0").isalnum():
+        return True
+    return re.fullmatch(_COMPONENT, part) is not None

@@ -100,7 +100,7 @@ class FolderTree:
         """Names in a directory in the order of whole names; folders end with a slash."""
         with os.scandir(fd) as entries:
             return sorted(
-                f"{entry.name}/" if is_component(entry.name) and entry.is_dir() else entry.name
+                f"{entry.name}/" if entry.is_dir() and is_component(entry.name) else entry.name
                 for entry in entries
                 if not (top and entry.name == _LOST_AND_FOUND)
             )
