@@ -4,7 +4,7 @@ Each leaves a note (marker.py), by which the call that asks for it later returns
 here can fail the call: a file that could not be pushed is tried again when its turn comes.
 """
 
-# ruff: noqa: PTH119, PTH120, PTH208 - pathlib is slow to load
+# ruff: noqa: PTH119 - pathlib is slow to load
 
 import os
 from collections.abc import Iterator
@@ -13,32 +13,11 @@ from threading import Event, Lock, Semaphore, Thread
 
 from pgbackup.archiving import marker
 from pgbackup.archiving.push import PushedFile, Pusher
-from pgbackup.archiving.spooldir import remove_stale
 from pgbackup.errors import PgbackupError
 from pgbackup.interrupts import held_back
-from pgbackup.pg.lsn import WalFileKind, WalFileName
 
 LIMIT_FILES = 31
 LIMIT_BYTES = 1 << 29
-_READY = ".ready"
-
-
-def waiting_files(path: str) -> list[str]:
-    """The paths of all files that the server wants archived, in the order of the server.
-
-    path: of one of them; the list is empty where it has no archive_status beside it.
-    """
-    folder = os.path.dirname(path) or "."
-    try:
-        entries = os.listdir(f"{folder}/archive_status")
-    except OSError:
-        return []
-    names = [
-        WalFileName.parse(entry.removesuffix(_READY)) for entry in entries if entry.endswith(_READY)
-    ]
-    wanted = [name for name in names if name.kind is not WalFileKind.OTHER]
-    wanted.sort(key=lambda name: (name.kind is not WalFileKind.HISTORY, name.text))
-    return [f"{folder}/{name.text}" for name in wanted]
 
 
 class Backlog:
@@ -67,7 +46,6 @@ class Backlog:
         names = {os.path.basename(path) for path in paths}
         with suppress(OSError):
             marker.forget_others(self._spool, names)
-            remove_stale(self._spool)
         chosen = list(self._choose(paths, os.path.basename(asked)))
         source = iter(chosen)
         count = min(jobs, len(chosen))

@@ -13,12 +13,13 @@ import os
 
 from pgbackup.archiving.marker import take_note
 from pgbackup.archiving.options import Options, parse_options
-from pgbackup.archiving.spooldir import is_safe, make_safe, spool_directory
+from pgbackup.archiving.spooldir import is_safe, make_safe, remove_stale, spool_directory
 
 TYPE_CHECKING = False  # that of typing, which is slow to load
 if TYPE_CHECKING:
     from types import FrameType
 
+    from pgbackup.archiving.push import Pusher
     from pgbackup.errors import PgbackupError
 
 DELIVERED = 0
@@ -69,8 +70,9 @@ def push(options: Options) -> None:
 
     Raises: PgbackupError if the one that was asked for is not in the archive.
     """
-    from pgbackup.archiving.push import PushedFile, Pusher
+    from pgbackup.archiving.push import PushedFile, Pusher, waiting_files
     from pgbackup.archiving.server import read_identity
+    from pgbackup.errors import Interrupted
     from pgbackup.repo.repository import Repository
     from pgbackup.storage.registry import open_storage
 
@@ -86,16 +88,30 @@ def push(options: Options) -> None:
     spool, folder = spool_directory(path, options.spool), storage.features.local_path
     if spool is None or folder is None:
         return
-    from pgbackup.archiving.backlog import Backlog, waiting_files
-
     waiting = waiting_files(path)
-    if make_safe(spool) if len(waiting) > 1 else is_safe(spool):
-        from pgbackup.errors import Interrupted
+    try:
+        if make_safe(spool) if len(waiting) > 1 else is_safe(spool):
+            remove_stale(spool)
+            push_ahead(waiting, pusher, spool, folder, options)
+    except Interrupted:
+        return  # what was asked for is in the archive
 
-        try:
-            Backlog(pusher, spool, options.repo).push(waiting, path, folder, options.jobs)
-        except Interrupted:
-            return  # what was asked for is in the archive
+
+def push_ahead(
+    waiting: list[str], pusher: "Pusher", spool: str, folder: str, options: Options
+) -> None:
+    """Push the files that wait besides the one that was asked for, if there are any.
+
+    folder: local directory of the repository's objects.
+
+    Raises: Interrupted.
+    """
+    path = options.paths[0]
+    if waiting in ([], [path]):
+        return
+    from pgbackup.archiving.backlog import Backlog
+
+    Backlog(pusher, spool, options.repo).push(waiting, path, folder, options.jobs)
 
 
 def restore(options: Options) -> int:

@@ -22,6 +22,7 @@ from pgbackup.storage.durable import storage_errors
 
 _CHUNK = 1 << 20  # bytes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_READY = ".ready"
 _SMALL = 1 << 20  # bytes; history files are far smaller
 
 
@@ -166,3 +167,21 @@ class Pusher:
             return self._identity(neighbour)
         finally:
             neighbour.close()
+
+
+def waiting_files(path: str) -> list[str]:
+    """The paths of all files that the server wants archived, in the order of the server.
+
+    path: of one of them; the list is empty where it has no archive_status beside it.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        entries = os.listdir(f"{folder}/archive_status")
+    except OSError:
+        return []
+    names = [
+        WalFileName.parse(entry.removesuffix(_READY)) for entry in entries if entry.endswith(_READY)
+    ]
+    wanted = [name for name in names if name.kind is not WalFileKind.OTHER]
+    wanted.sort(key=lambda name: (name.kind is not WalFileKind.HISTORY, name.text))
+    return [f"{folder}/{name.text}" for name in wanted]

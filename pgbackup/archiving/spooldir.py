@@ -47,17 +47,17 @@ def make_safe(directory: str) -> bool:
 
 
 def remove_stale(directory: str) -> None:
-    """Remove segments that were fetched for a recovery that has ended since.
-
-    Raises: OSError.
-    """
-    for entry in os.listdir(directory):
-        folder = f"{directory}/{entry}"
-        found = os.lstat(folder)
-        if stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _STALE:
-            for name in os.listdir(folder):
-                os.unlink(f"{folder}/{name}")
-            os.rmdir(folder)
+    """Remove segments that were fetched for a recovery that has ended since, as far as possible."""
+    try:
+        for entry in os.listdir(directory):
+            folder = f"{directory}/{entry}"
+            found = os.lstat(folder)
+            if stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _STALE:
+                for name in os.listdir(folder):
+                    os.unlink(f"{folder}/{name}")
+                os.rmdir(folder)
+    except OSError:
+        pass
 
 
 def try_to_remove(path: str) -> None:

@@ -287,13 +287,13 @@ def test_write_back_is_begun_while_a_large_object_is_written(tmp_path: Path) -> 
             super().start_writeback(fd, offset, length)
 
     storage = LocalStorage(tmp_path, filesystem=NotingFileSystem())
-    chunk = memoryview(bytes(8 << 20))
+    chunk = memoryview(bytes(400 << 10))
     with storage.writer("a") as writer:
-        for _ in range(9):
+        for _ in range(7):
             writer.write(chunk)
         writer.commit()
-    assert ranges == [(0, 32 << 20), (32 << 20, 32 << 20)]
-    assert storage.stat("a").size == 72 << 20
+    assert ranges == [(0, 1200 << 10), (1200 << 10, 1200 << 10)]
+    assert storage.stat("a").size == 2800 << 10
 
 
 def test_syncfs_makes_a_file_system_durable(tmp_path: Path) -> None:
