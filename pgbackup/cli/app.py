@@ -43,6 +43,7 @@ VERBS = {
     "slot": "slot",
     "wal": "wal",
     "status": "status",
+    "windows": "windows",
 }
 """Each verb and its function, or group of them, in the module of its name with underscores."""
 

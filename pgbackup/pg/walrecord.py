@@ -15,8 +15,8 @@ RM_XLOG: Final = 0
 RM_XACT: Final = 1
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # timestamp.h, POSTGRES_EPOCH_JDATE
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_UNIX_START = (datetime(1970, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
@@ -27,7 +27,7 @@ _CHECKPOINT_SHUTDOWN, _CHECKPOINT_ONLINE = 0x00, 0x10
 _RESTORE_POINT, _END_OF_RECOVERY = 0x70, 0x90
 _KIND = 0xF0  # of the info of any record; xlogrecord.h, XLR_RMGR_INFO_MASK
 
-_CHECKPOINT = struct.Struct("<QII44xq")  # redo, timeline, previous timeline, time; pg_control.h
+_CHECKPOINT = struct.Struct("<QII48xq")  # redo, timeline, previous timeline, time; pg_control.h
 _RECOVERY_END = struct.Struct("<qII")  # xlog_internal.h, xl_end_of_recovery
 _TIME = struct.Struct("<q")
 _NAME_SIZE = 64  # bytes; xlog_internal.h, MAXFNAMELEN
@@ -143,7 +143,7 @@ def parse_event(lsn: int, info: int, data: bytes) -> WalEvent:
             return WalEvent(
                 Lsn(lsn),
                 EventKind.CHECKPOINT_ONLINE if is_online else EventKind.CHECKPOINT_SHUTDOWN,
-                from_datetime(_UNIX_EPOCH) + seconds * 1_000_000,
+                min(max(_UNIX_START + seconds * 1_000_000, _FIRST), _LAST),
                 timeline=Timeline(timeline),
                 previous=Timeline(previous),
             )

@@ -45,16 +45,18 @@ def bring_up_to_date(
     cluster: ClusterRepository,
     timelines: Sequence[TimelineWal],
     segment_size: int,
+    begin: Callable[[int], object] = bool,
     advance: Callable[[int], object] = bool,
 ) -> Indexed:
     """Read what is new, and give the notes of all segments that are there.
 
     timelines: what is there.
-    advance:   told of the bytes of WAL read.
+    begin:     told how many bytes of WAL are to be read.
+    advance:   told of those that were.
 
     Raises: StorageError.
     """
-    return _Indexing(cluster, timelines, segment_size).run(advance)
+    return _Indexing(cluster, timelines, segment_size).run(begin, advance)
 
 
 def read_records(
@@ -108,9 +110,11 @@ class _Indexing:
         self._passing: dict[Timeline, list[Piece]] = {}
         self._unread: list[Unread] = []
 
-    def run(self, advance: Callable[[int], object]) -> Indexed:
+    def run(self, begin: Callable[[int], object], advance: Callable[[int], object]) -> Indexed:
         """Read what is missing, and store it. Raises: StorageError."""
         missing = list(self._missing())
+        if missing:
+            begin(len(missing) * self._size)
         try:
             with ThreadPoolExecutor(_THREADS) as pool:
                 for number, segment in enumerate(self._read_all(pool, missing), 1):

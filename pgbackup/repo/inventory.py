@@ -1,6 +1,6 @@
 """Reads from a repository what `coverage` judges: names, histories, and what backups need."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pgbackup.errors import NotFound
@@ -49,11 +49,7 @@ def read_inventory(cluster: ClusterRepository) -> Inventory:
     # The records come first: a segment that is archived meanwhile must not look missing.
     records, damaged = cluster.catalog.read_all()
     timelines = by_timeline(cluster.archive.files(), size)
-    histories = {
-        each.timeline: _history(cluster.archive, each.timeline)
-        for each in timelines
-        if each.has_history
-    }
+    histories = read_histories(cluster.archive, timelines)
     return Inventory(
         size,
         tuple(timelines),
@@ -63,8 +59,17 @@ def read_inventory(cluster: ClusterRepository) -> Inventory:
     )
 
 
-def _history(archive: WalArchive, timeline: Timeline) -> TimelineHistory:
-    return TimelineHistory.parse(timeline, archive.read(timeline.history_name))
+def read_histories(
+    archive: WalArchive, timelines: Iterable[TimelineWal]
+) -> dict[Timeline, TimelineHistory]:
+    """The histories whose files are there. Raises: NotFound, CorruptData, StorageError."""
+    return {
+        each.timeline: TimelineHistory.parse(
+            each.timeline, archive.read(each.timeline.history_name)
+        )
+        for each in timelines
+        if each.has_history
+    }
 
 
 def _need(record: BackupRecord, segment_size: int) -> Need:

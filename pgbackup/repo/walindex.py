@@ -21,6 +21,10 @@ class Commit(NamedTuple):
     time: int
 
 
+NEVER = -(1 << 63)
+"""Earlier than any time."""
+
+
 class SegmentNotes(NamedTuple):
     """What is noted of one segment; a record belongs to the segment in which it begins.
 
@@ -28,7 +32,8 @@ class SegmentNotes(NamedTuple):
 
     commits, ends:       how many commits; how many commits and aborts.
     first, last:         of the commits, by position.
-    low_time, high_time: of all ends, since recovery to a time stops at aborts as well.
+    low_time, high_time: of all ends, since recovery to a time stops at aborts as well; without
+                         any, what is later and earlier than any time.
     low_xid, high_xid:   of all ends.
     last_record:         where the last record begins that is whole; -1 if there is none.
     """
@@ -40,8 +45,8 @@ class SegmentNotes(NamedTuple):
     first_offset: int = 0
     last_time: int = 0
     last_offset: int = 0
-    low_time: int = 0
-    high_time: int = 0
+    low_time: int = -1 - NEVER
+    high_time: int = NEVER
     low_xid: int = 0
     high_xid: int = 0
     last_record: int = -1
@@ -155,15 +160,11 @@ class WalIndex:
 
     def high_time(self, way: Iterable[Stretch]) -> int | None:
         """The latest time of a commit or an abort on a way."""
-        found: list[int] = []
+        latest = NEVER
         for index, rows in self._rows(way):
-            ends, high = index.column("ends"), index.column("high_time")
-            here = high[rows.start : rows.stop]
-            if 0 in ends[rows.start : rows.stop]:
-                here = array("q", (high[row] for row in rows if ends[row]))
-            if here:
-                found.append(max(here))
-        return max(found, default=None)
+            column = index.column("high_time")
+            latest = max(latest, max(column[rows.start : rows.stop], default=NEVER))
+        return None if latest == NEVER else latest
 
     def events(self, way: Iterable[Stretch]) -> Iterator[WalEvent]:
         """Yield what else is noted of a way, in order."""

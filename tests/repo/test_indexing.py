@@ -56,7 +56,7 @@ def put(cluster: ClusterRepository, *segments: tuple[Segment, bytes]) -> None:
 def bring(cluster: ClusterRepository) -> tuple[Indexed, int]:
     """Bring up to date; the result and how many segments were read."""
     read: list[int] = []
-    indexed = bring_up_to_date(cluster, read_timelines(cluster), MIB, read.append)
+    indexed = bring_up_to_date(cluster, read_timelines(cluster), MIB, advance=read.append)
     return indexed, len(read)
 
 
@@ -184,7 +184,7 @@ def test_what_was_read_before_an_interruption_is_stored(cluster: ClusterReposito
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring_up_to_date(cluster, read_timelines(cluster), MIB, interrupt)
+        bring_up_to_date(cluster, read_timelines(cluster), MIB, advance=interrupt)
     assert bring(cluster)[1] == 5
 
 
