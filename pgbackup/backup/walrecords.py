@@ -1,10 +1,14 @@
 """Walks the records of WAL: each has a right checksum and names the one before it.
 
-What a record means is not looked at, except that a switch leaves the rest of its segment empty.
-Never reads anything, and holds no more than the piece it is given.
+What a record means is not looked at, except that a switch leaves the rest of its segment empty;
+whoever wants to look is shown every record that was found right.
+Never reads anything, and holds no more than the piece it is given, and of the record under way
+what somebody wants to see.
 """
 
 import struct
+from collections.abc import Callable
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -18,28 +22,63 @@ ALIGNMENT = 8  # bytes; MAXALIGN
 OVERWRITE_CONTRECORD = 0x0008  # page flag: the record before was given up; xlog_internal.h
 XLOG_SWITCH = 0x40  # of resource manager 0; pg_control.h
 
+_MANAGER = 17  # offset in a record's header; xlogrecord.h
 _CHECKED_HEADER = 20  # bytes of a record's header that its checksum covers; xlogrecord.h
 _PAGE = struct.Struct("<HHIQI")
 _RECORD = struct.Struct("<IIQBBHI")
+
+
+class WalRecord(NamedTuple):
+    """A record that was found right.
+
+    start, end: end is behind its last byte, where the next begins but for padding.
+    xid:        of the transaction that wrote it, 0 for none.
+    manager:    number of its resource manager.
+    body:       what follows the header; empty if nobody wants it of this manager.
+    """
+
+    start: Lsn
+    end: Lsn
+    xid: int
+    manager: int
+    info: int
+    body: bytes
 
 
 class WalRecords:
     """Walks the records of consecutive segments, which come in pieces of whole pages.
 
     Only the last piece of all may end inside a page. Of a record that goes on in the next piece
-    no more is kept than its header and the checksum so far: it can be as long as 1 GiB.
+    no more is kept than its header and the checksum so far, unless its body is wanted: it can be
+    as long as 1 GiB.
 
     position: behind the last record that was found right; None before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        show: Callable[[WalRecord], object] | None = None,
+        wanted: frozenset[int] = frozenset(),
+    ) -> None:
+        """Begin a walk.
+
+        show:   called with each record that is right.
+        wanted: the resource managers whose bodies are shown.
+        """
         self.position: Lsn | None = None
+        self._show = show
+        self._wanted = wanted
         self._previous: int | None = None
         self._record = _Record(0, 0)
         self._unknown = 0
         self._is_new = True
         self._has_switched = False
         self._page_size = 0
+
+    @property
+    def is_inside(self) -> bool:
+        """Tell whether a record has begun that the pieces so far do not end."""
+        return bool(self._record.left or self._unknown)
 
     @property
     def last_start(self) -> Lsn | None:
@@ -86,7 +125,7 @@ class WalRecords:
         if self._record.left:
             self._record.add(memoryview(piece.data)[begin : begin + length])
             if not self._record.left:
-                self._check_record(piece)
+                self._check_record(piece, begin + length)
         else:
             self._unknown -= length
         if self._record.left or self._unknown:
@@ -101,18 +140,18 @@ class WalRecords:
             (length,) = struct.unpack_from("<I", data, at)
             if length < RECORD_HEADER_SIZE:
                 raise piece.damaged(at, "there is no record")
-            self._record = _Record(piece.start + at, length)
+            self._record = _Record(piece.start + at, length, self._wanted)
             self._record.add(data[at : min(at + length, end)])
             if self._record.left:
                 return
-            self._check_record(piece)
+            self._check_record(piece, at + length)
             at = piece.aligned(at + length, end)
         if self._has_switched:
             piece.check_empty(at, end)
 
-    def _check_record(self, piece: "_Piece") -> None:
+    def _check_record(self, piece: "_Piece", end: int) -> None:
         record = self._record
-        _, _, previous, info, manager, _, _ = _RECORD.unpack_from(record.header)
+        _, xid, previous, info, manager, _, _ = _RECORD.unpack_from(record.header)
         if not record.is_right():
             raise piece.damaged(record.start - piece.start, "its checksum is wrong")
         if self._previous is not None and previous != self._previous:
@@ -121,21 +160,28 @@ class WalRecords:
                 f"it follows a record at {Lsn(previous)}, not the one at {Lsn(self._previous)}",
             )
         self._previous = record.start
-        self.position = Lsn(record.start + record.length)
+        self.position = Lsn(piece.start + end)
         self._has_switched = manager == 0 and info & 0xF0 == XLOG_SWITCH
+        if self._show is not None:
+            body = bytes(record.body)
+            start = Lsn(record.start)
+            self._show(WalRecord(start, self.position, xid, manager, info, body))
 
 
 class _Record:
     """A record whose bytes come page by page.
 
-    start: position of its first byte.
-    left:  bytes to come.
+    start:  position of its first byte.
+    left:   bytes to come.
+    wanted: the resource managers whose bodies are kept.
     """
 
-    def __init__(self, start: int, length: int) -> None:
+    def __init__(self, start: int, length: int, wanted: frozenset[int] = frozenset()) -> None:
         self.start = start
         self.length = self.left = length
         self.header = b""
+        self.body = bytearray()
+        self._wanted = wanted
         self._checksum = 0
 
     def add(self, data: memoryview) -> None:
@@ -144,6 +190,8 @@ class _Record:
             rest = RECORD_HEADER_SIZE - len(self.header)
             self.header += data[:rest]
             data = data[rest:]
+        if self._wanted and len(self.header) > _MANAGER and self.header[_MANAGER] in self._wanted:
+            self.body += data
         self._checksum = crc32c(data, self._checksum)
 
     def is_right(self) -> bool:

@@ -5,17 +5,31 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.cli import options
+from pgbackup.cli import options, recovery
 from pgbackup.cli.amounts import default_workers
-from pgbackup.cli.output import format_size, print_facts, print_json, progress_bar, say
+from pgbackup.cli.output import (
+    format_size,
+    print_facts,
+    print_json,
+    progress_bar,
+    say,
+    say_warning,
+)
+from pgbackup.restore.archivesetting import archiving_warning
+from pgbackup.restore.decide import Decision, Wishes, decide, restore_command
 from pgbackup.restore.plan import RestorePlan, plan_restore
+from pgbackup.restore.recoverytarget import TargetWords, parse_timeline
 from pgbackup.restore.run import RestoreOutcome, run_restore
 
 
 def restore(
     label: Annotated[
-        str, typer.Argument(help="A label of `pgbackup list`, latest or oldest.")
-    ] = "latest",
+        str | None,
+        typer.Argument(
+            help="A label of `pgbackup list`, latest or oldest; default: the latest that leads to"
+            " the target."
+        ),
+    ] = None,
     *,
     directory: Annotated[
         str, typer.Option("--pgdata", "-D", help="The data directory to be: new, or empty.")
@@ -28,9 +42,27 @@ def restore(
         int | None,
         typer.Option("--jobs", "-j", min=1, max=64, help="Cores to keep busy; default: all."),
     ] = None,
-    restore_command: Annotated[
+    target_time: recovery.TargetTime = None,
+    target_lsn: recovery.TargetLsn = None,
+    target_xid: recovery.TargetXid = None,
+    target_name: recovery.TargetName = None,
+    target_immediate: recovery.TargetImmediate = False,
+    target_latest: recovery.TargetLatest = False,
+    target_timeline: recovery.TargetTimeline = None,
+    target_action: recovery.Action = None,
+    target_inclusive: recovery.Inclusive = None,
+    standby: recovery.Standby = False,
+    slot: recovery.Slot = None,
+    host: recovery.Host = None,
+    port: recovery.Port = None,
+    username: recovery.User = None,
+    dbname: recovery.Dbname = None,
+    own_command: Annotated[
         str | None,
-        typer.Option(help="Let the server go on with this restore_command after the backup."),
+        typer.Option(
+            "--restore-command",
+            help="Another restore_command than wal-get from this repository.",
+        ),
     ] = None,
     keep_standby_signal: Annotated[
         bool, typer.Option(help="Come up as a standby if the backup was taken from one.")
@@ -44,34 +76,66 @@ def restore(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Restore a backup into a new data directory, ready for the server to start."""
+    """Restore a backup into a new data directory, ready for the server to start.
+
+    Without a target the server stands at the end of the backup.
+    """
+    target = TargetWords(
+        time=target_time,
+        lsn=target_lsn,
+        xid=target_xid,
+        name=target_name,
+        immediate=target_immediate,
+        latest=target_latest,
+        inclusive=target_inclusive,
+    )
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
-    record = cluster.catalog.get(label)
-    decided = plan_restore(
-        record,
-        directory,
-        tablespace_mapping or [],
-        restore_command=restore_command,
+    wishes = Wishes(
+        own_command=restore_command(recovery.program_words(), cluster.storage.url),
+        label=label,
+        target=target.parse(),
+        timeline=None if target_timeline is None else parse_timeline(target_timeline),
+        action=target_action,
+        restore_command=own_command,
+        is_standby=standby,
+        primary=recovery.primary(host, port, username, dbname, slot),
         keep_standby_signal=keep_standby_signal,
     )
+    decision = decide(cluster, wishes)
+    decided = plan_restore(
+        decision.record, directory, tablespace_mapping or [], recovery=decision.recovery
+    )
     if plan:
-        _print_plan(decided, as_json=json)
+        _print_plan(decided, decision, as_json=json)
         return
     with progress_bar("restore", options.wants_progress(progress, quiet)) as bar:
         outcome = run_restore(decided, cluster, jobs=jobs or default_workers(), meter=bar)
     if json:
-        print_json({"restore": _plan_document(decided) | _outcome_document(outcome)})
+        document = _plan_document(decided, decision) | _outcome_document(outcome)
+        print_json({"restore": document})
     elif not quiet:
-        say(
-            f"restored backup {record.label} into {decided.directory}:"
-            f" {outcome.files} files, {format_size(outcome.size)}, {outcome.seconds:.1f} s"
-        )
-        say(f"to start it, type: pg_ctl -D {shlex.quote(decided.directory)} start")
+        _say_result(decided, decision, outcome)
+    warning = archiving_warning(
+        decided.directory, cluster.storage.url, same_timeline=decision.recovery.signal is None
+    )
+    if warning is not None and not quiet:
+        say_warning(warning)
 
 
-def _print_plan(plan: RestorePlan, *, as_json: bool) -> None:
+def _say_result(plan: RestorePlan, decision: Decision, outcome: RestoreOutcome) -> None:
+    say(
+        f"restored backup {plan.record.label} into {plan.directory}:"
+        f" {outcome.files} files, {format_size(outcome.size)}, {outcome.seconds:.1f} s"
+    )
+    message = recovery.recovery_message(decision)
+    if message is not None:
+        say(message)
+    say(f"to start it, type: pg_ctl -D {shlex.quote(plan.directory)} start")
+
+
+def _print_plan(plan: RestorePlan, decision: Decision, *, as_json: bool) -> None:
     if as_json:
-        print_json({"plan": _plan_document(plan)})
+        print_json({"plan": _plan_document(plan, decision)})
         return
     wal = plan.wal_files
     facts = [
@@ -85,12 +149,10 @@ def _print_plan(plan: RestorePlan, *, as_json: bool) -> None:
         (f"tablespace {each.oid}", f"{each.location} -> {each.directory or 'inside'}")
         for each in plan.tablespaces
     ]
-    if plan.restore_command is not None:
-        facts.append(("restore_command", plan.restore_command))
-    print_facts(facts)
+    print_facts([*facts, *recovery.recovery_facts(decision)])
 
 
-def _plan_document(plan: RestorePlan) -> dict[str, object]:
+def _plan_document(plan: RestorePlan, decision: Decision) -> dict[str, object]:
     return {
         "label": plan.record.label,
         "directory": plan.directory,
@@ -102,7 +164,7 @@ def _plan_document(plan: RestorePlan) -> dict[str, object]:
             {"oid": each.oid, "location": each.location, "directory": each.directory}
             for each in plan.tablespaces
         ],
-        "restore_command": plan.restore_command,
+        **recovery.recovery_document(decision),
     }
 
 

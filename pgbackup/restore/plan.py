@@ -8,11 +8,12 @@ used is found out later, by those who open them.
 
 import os.path
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgbackup.backup.members import is_in_place
 from pgbackup.errors import CorruptData, Refused, UsageError
 from pgbackup.repo.catalog import BackupRecord, TablespaceRecord
+from pgbackup.restore.settings import Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,14 @@ class TablespaceTarget:
 class RestorePlan:
     """Everything about a restore that can be known beforehand.
 
-    directory:           the data directory to be, absolute.
-    restore_command:     for the server to go on with after the backup's own WAL, or None.
-    keep_standby_signal: come up as a standby if the source was one.
+    directory: the data directory to be, absolute.
+    recovery:  what the server does when it starts.
     """
 
     record: BackupRecord
     directory: str
     tablespaces: tuple[TablespaceTarget, ...]
-    restore_command: str | None = None
-    keep_standby_signal: bool = False
+    recovery: Recovery = field(default_factory=Recovery)
 
     @property
     def size(self) -> int:
@@ -58,6 +57,11 @@ class RestorePlan:
         return tuple(names)
 
     @property
+    def major(self) -> int:
+        """The major version of the server, 18."""
+        return self.record.server_version // 10000
+
+    @property
     def mode(self) -> int:
         """Permission bits of directories: the group may read if it could on the server.
 
@@ -70,25 +74,22 @@ def plan_restore(
     record: BackupRecord,
     directory: str,
     mappings: Sequence[str] = (),
-    *,
-    restore_command: str | None = None,
-    keep_standby_signal: bool = False,
+    recovery: Recovery | None = None,
 ) -> RestorePlan:
     """Decide where everything goes.
 
     directory: absolute, or relative to the current directory.
     mappings:  of tablespaces, each "OLDDIR=NEWDIR".
+    recovery:  what the server does when it starts; None lets it stand at the end of the backup.
 
     Raises: UsageError, Refused when directories overlap, CorruptData for an impossible record.
     """
     if not directory:
         raise UsageError('could not restore into directory "": the name is empty')
-    if restore_command is not None and {"\n", "\r", "\0"} & set(restore_command):
-        raise UsageError("could not use the restore command: it has more than one line")
+    recovery = recovery or Recovery()
+    recovery.check()
     places = _map_tablespaces(record.tablespaces, parse_mappings(mappings))
-    plan = RestorePlan(
-        record, os.path.abspath(directory), places, restore_command, keep_standby_signal
-    )
+    plan = RestorePlan(record, os.path.abspath(directory), places, recovery)
     _check_overlap([plan.directory, *(each.directory for each in places if each.directory)])
     return plan
 

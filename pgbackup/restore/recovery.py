@@ -20,18 +20,14 @@ from pgbackup.repo.catalog import HistoryRecord
 from pgbackup.restore.extract import Rules, Site
 from pgbackup.restore.newfile import NewFile, target_errors
 from pgbackup.restore.plan import RestorePlan, tail_segment_name
+from pgbackup.restore.settings import configuration_lines
 from pgbackup.restore.tree import Tree
 
 PG_WAL = "pg_wal"
 ARCHIVE_STATUS = "pg_wal/archive_status"
 AUTO_CONF = "postgresql.auto.conf"
-RECOVERY_SIGNAL = "recovery.signal"
 
 _CHUNK = 1 << 20  # bytes
-
-# A target of an earlier recovery may still stand in the configuration of the source; at most one
-# may be set, and none is wanted.
-_TARGETS = ("", "_name", "_time", "_xid", "_lsn")
 
 
 class PgWal:
@@ -138,34 +134,18 @@ def put_file(site: Site, rules: Rules, path: str, data: bytes) -> None:
 
 def write_settings(site: Site, rules: Rules, plan: RestorePlan) -> None:
     """Write what makes the server go on with recovery, if it is to. Raises: PgbackupError."""
-    if plan.restore_command is None:
+    signal = plan.recovery.signal
+    if signal is None:
         return
+    lines = configuration_lines(plan.recovery.settings(plan.major))
     located = f"{site.name}/{AUTO_CONF}"
     with target_errors("write file", located):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(AUTO_CONF, flags, rules.file_mode, dir_fd=site.root)
     file = NewFile(rules.filesystem, fd, located, sync=rules.sync)
     try:
-        file.write(recovery_settings(plan.restore_command).encode("utf-8", "surrogateescape"))
+        file.write(lines.encode("utf-8", "surrogateescape"))
         file.close()
     finally:
         file.abort()
-    put_file(site, rules, RECOVERY_SIGNAL, b"")
-
-
-def recovery_settings(restore_command: str) -> str:
-    """Lines for postgresql.auto.conf, where the last of several counts."""
-    settings = {
-        "restore_command": restore_command,
-        "recovery_target_timeline": "latest",
-        **{f"recovery_target{target}": "" for target in _TARGETS},
-    }
-    return "\n# written by pgbackup restore\n" + "".join(
-        f"{name} = {_quoted(value)}\n" for name, value in settings.items()
-    )
-
-
-def _quoted(value: str) -> str:
-    """Source: guc-file.l, DeescapeQuotedString (PostgreSQL 18)"""
-    escaped = value.replace("\\", "\\\\").replace("'", "''")
-    return f"'{escaped}'"
+    put_file(site, rules, signal, b"")

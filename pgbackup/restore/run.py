@@ -30,13 +30,12 @@ from pgbackup.restore.extract import LEFT_OUT, Extractor, Rules, Site
 from pgbackup.restore.newfile import target_errors
 from pgbackup.restore.plan import RestorePlan
 from pgbackup.restore.recovery import PgWal, put_file, write_settings
+from pgbackup.restore.settings import STANDBY_SIGNAL
 from pgbackup.restore.target import Targets, targets
 from pgbackup.restore.tree import Tree
 from pgbackup.storage.durable import FileSystem, syncfs_reports_errors
 from pgbackup.stream.index import IndexEntry
 from pgbackup.stream.progress import Meter
-
-STANDBY_SIGNAL = "standby.signal"
 
 THREADS_PER_JOB = 2
 """One decodes while the other waits for the disk. With one, a restore took a tenth longer."""
@@ -115,7 +114,7 @@ class _Restore:
         self._plan = plan
         self._control = opened.control
         self._files = files
-        left_out = LEFT_OUT - ({STANDBY_SIGNAL} if plan.keep_standby_signal else set())
+        left_out = LEFT_OUT - ({STANDBY_SIGNAL} if plan.recovery.keep_standby_signal else set())
         self.rules = Rules(filesystem, plan.mode, not syncfs_reports_errors(), left_out)
         self.data_site = Site(opened.data.fd, opened.data.path, None)
         self._sites: dict[int | None, Site] = {None: self.data_site}

@@ -7,6 +7,7 @@ import pytest
 from pgbackup.errors import CorruptData, PgbackupError, Refused, UsageError
 from pgbackup.repo.catalog import TablespaceRecord
 from pgbackup.restore.plan import parse_mapping, plan_restore
+from pgbackup.restore.settings import Recovery
 from tests.repo.samples import MIB, record
 
 SPACES = (
@@ -81,9 +82,9 @@ def test_impossible_wishes_are_refused(
         plan_restore(record(tablespaces=SPACES), directory, mappings)
 
 
-def test_a_restore_command_of_two_lines_is_refused() -> None:
+def test_wishes_for_recovery_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(UsageError, match="more than one line"):
-        plan_restore(record(tablespaces=()), "/data", restore_command="a\nb")
+        plan_restore(record(tablespaces=()), "/data", recovery=Recovery(restore_command="a\nb"))
 
 
 def test_a_tablespace_at_a_relative_place_is_damage() -> None:

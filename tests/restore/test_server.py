@@ -9,7 +9,9 @@ from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.replication.transport import Transport
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.restore.plan import plan_restore
+from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind
 from pgbackup.restore.run import run_restore
+from pgbackup.restore.settings import Recovery
 from pgbackup.storage.local import LocalStorage
 from pgbackup.stream.compress import ZstdSettings
 from pgbackup.stream.progress import SilentMeter
@@ -29,11 +31,13 @@ def back_up(cluster: Cluster, repo: Path) -> ClusterRepository:
     return repository.cluster(record.system_identifier)
 
 
-def restore(cluster: ClusterRepository, target: Path, *mappings: str, **options: str) -> None:
+def restore(
+    cluster: ClusterRepository, target: Path, *mappings: str, recovery: Recovery | None = None
+) -> None:
     record = cluster.catalog.get("latest")
     report = verify_backup(cluster, record, jobs=2, meter=SilentMeter())
     assert report.problems == ()
-    plan = plan_restore(record, str(target), mappings, **options)  # type: ignore[arg-type]
+    plan = plan_restore(record, str(target), mappings, recovery=recovery)
     run_restore(plan, cluster, jobs=2, meter=SilentMeter())
 
 
@@ -84,7 +88,9 @@ def test_a_server_goes_on_with_a_restore_command_to_the_end_of_wal(
     last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")[0][0]
     server.poll_until(f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver")
     target = tmp_path / "data"
-    restore(repository, target, restore_command=f'cp "{archive}/%f" "%p"')
+    latest = RecoveryTarget(TargetKind.END_OF_WAL)
+    recovery = Recovery(latest, restore_command=f'cp "{archive}/%f" "%p"')
+    restore(repository, target, recovery=recovery)
     with Cluster.open_existing(target, major, settings={"archive_mode": False}) as restored:
         restored.start()
         restored.poll_until("SELECT pg_is_in_recovery()", expected=False)

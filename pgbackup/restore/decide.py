@@ -1,0 +1,157 @@
+"""From what the user wants to what is restored: the backup, the way on, and the settings.
+
+Reads the repository and writes nothing; whatever cannot be reached is refused here.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pgbackup.errors import NotFound, UsageError, WalGap
+from pgbackup.pg.lsn import Timeline
+from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.indexing import bring_up_to_date
+from pgbackup.repo.inventory import Inventory, read_inventory
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.repo.walindex import WalIndex
+from pgbackup.restore.choose import Choice, Chooser
+from pgbackup.restore.recoverytarget import (
+    CURRENT_TIMELINE,
+    LATEST_TIMELINE,
+    RecoveryTarget,
+    TargetAction,
+    TargetKind,
+)
+from pgbackup.restore.settings import Primary, Recovery
+from pgbackup.restore.timelinepath import WalMap
+from pgbackup.restore.walsearch import WalSearch
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user said.
+
+    label:           as typed; None leaves the backup to us.
+    timeline:        None is what is usual for the target.
+    action:          None is the server's own default.
+    restore_command: the user's own, which may lead to any archive.
+    own_command:     ours.
+    """
+
+    own_command: str
+    label: str | None = None
+    target: RecoveryTarget = RecoveryTarget()  # noqa: RUF009 - never changes
+    timeline: str | Timeline | None = None
+    action: TargetAction | None = None
+    restore_command: str | None = None
+    is_standby: bool = False
+    primary: Primary | None = None
+    keep_standby_signal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A backup to restore, and what the server does then.
+
+    choice: how recovery goes on beyond the backup, where we can know that.
+    """
+
+    record: BackupRecord
+    recovery: Recovery
+    choice: Choice | None = None
+
+
+def restore_command(program: Sequence[str], repository: str) -> str:
+    """A restore_command for this repository, with everything quoted for the shell.
+
+    program: the words that start pgbackup, with its absolute path.
+    """
+    words = [*program, "wal-get", "--partial", "-B", repository]
+    return " ".join([*(shlex.quote(word).replace("%", "%%") for word in words), "%f", "%p"])
+
+
+def decide(cluster: ClusterRepository, wishes: Wishes) -> Decision:
+    """Decide what is restored.
+
+    Raises: UsageError, NotFound, WalGap if the target cannot be reached, CorruptData, StorageError.
+    """
+    wishes = _completed(wishes)
+    recovery = Recovery(
+        wishes.target,
+        action=wishes.action or TargetAction.PAUSE,
+        restore_command=wishes.restore_command or wishes.own_command,
+        is_standby=wishes.is_standby,
+        primary=wishes.primary,
+        keep_standby_signal=wishes.keep_standby_signal,
+    )
+    recovery.check()
+    if recovery.signal is None:
+        return Decision(cluster.catalog.get(wishes.label or "latest"), recovery)
+    if wishes.restore_command is not None:
+        return _unchecked(cluster, wishes, recovery)
+    choice = _choose(cluster, wishes)
+    timeline = str(choice.route.timeline)
+    if wishes.is_standby and not isinstance(wishes.timeline, Timeline):
+        timeline = LATEST_TIMELINE  # that of its primary, whatever it will be
+    return Decision(choice.route.record, replace(recovery, timeline=timeline), choice)
+
+
+def _completed(wishes: Wishes) -> Wishes:
+    """A timeline or a restore_command alone means the end of WAL. Raises: UsageError."""
+    stays = wishes.target.kind is TargetKind.END_OF_BACKUP and not wishes.is_standby
+    if stays and (wishes.timeline is not None or wishes.restore_command is not None):
+        wishes = replace(wishes, target=RecoveryTarget(TargetKind.END_OF_WAL))
+    if wishes.action is not None and not wishes.target.is_given:
+        raise UsageError(
+            "could not use --target-action: there is no target to stop at",
+            hint="At the end of WAL a server leaves recovery by itself; give a target, or leave"
+            " out --target-action.",
+        )
+    return wishes
+
+
+def _choose(cluster: ClusterRepository, wishes: Wishes) -> Choice:
+    label = None if wishes.label is None else cluster.catalog.get(wishes.label).label
+    inventory = read_inventory(cluster)
+    records = cluster.catalog.list()
+    if not records:
+        cluster.catalog.get("latest")  # says that there is none
+        raise NotFound("could not find a backup that can be read")
+    index = _index(cluster, wishes.target, inventory)
+    wal = WalMap(records, inventory.histories, inventory.timelines, index)
+    search = WalSearch(cluster.archive, cluster.system, index)
+    goal = wishes.timeline
+    if wishes.is_standby and goal is None:
+        goal = LATEST_TIMELINE
+    return Chooser(wal, wishes.target, search, label=label, goal=goal).choose()
+
+
+def _index(cluster: ClusterRepository, target: RecoveryTarget, inventory: Inventory) -> WalIndex:
+    """What is noted of the archive's segments, so that few have to be read."""
+    if not target.is_given or target.kind is TargetKind.IMMEDIATE:
+        return WalIndex({})
+    return bring_up_to_date(cluster, inventory.timelines, inventory.segment_size).index
+
+
+def _unchecked(cluster: ClusterRepository, wishes: Wishes, recovery: Recovery) -> Decision:
+    """Go by the records alone: the user's own restore_command may have any WAL."""
+    record = _record_before(cluster, wishes)
+    timeline = wishes.timeline
+    if timeline == CURRENT_TIMELINE:
+        timeline = record.stop_timeline
+    return Decision(record, replace(recovery, timeline=str(timeline or LATEST_TIMELINE)))
+
+
+def _record_before(cluster: ClusterRepository, wishes: Wishes) -> BackupRecord:
+    target = wishes.target
+    if wishes.label is not None or target.kind not in (TargetKind.TIME, TargetKind.LSN):
+        return cluster.catalog.get(wishes.label or "latest")
+    for record in reversed(cluster.catalog.list()):
+        if (target.lsn is not None and record.stop_lsn <= target.lsn) or (
+            target.time is not None and record.stop_time <= target.time
+        ):
+            return record
+    raise WalGap(
+        f"could not reach {target}: no backup ends before it",
+        hint="Type: oldest --target-immediate",
+    )
