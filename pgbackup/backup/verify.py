@@ -132,7 +132,7 @@ class _Verification:
         found = {
             each.name.removeprefix(folder): each.size for each in self._backup.storage.list(folder)
         }
-        for name in (layout.RECORD, layout.PIN):
+        for name in (layout.RECORD, layout.PIN, layout.ALONE):
             found.pop(name, None)
         for name in [layout.MANIFEST, *(each.index_name for each in self._backup.archives)]:
             if name not in expected:

@@ -6,12 +6,13 @@ one left that was killed. Labels tell the order in which backups were begun, wha
 did meanwhile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pgbackup.errors import (
+    Conflict,
     CorruptData,
     Locked,
     NotFound,
@@ -175,6 +176,16 @@ class Catalog:
             return decode_pin(self._storage.read(name), self._storage.locate(name))
         except NotFound:
             return None
+
+    def mark_alone(self, label: str) -> None:
+        """Note that WAL after a backup goes. Raises: StorageError."""
+        with suppress(Conflict):
+            self._storage.create(layout.alone_object(self._system, label), b"{}\n")
+
+    def alone(self) -> Set[str]:
+        """Labels of the backups after which WAL went. Raises: StorageError."""
+        names = {label: layout.alone_object(self._system, label) for label in self._labels()}
+        return {label for label, name in names.items() if self._storage.exists(name)}
 
     def pins(self) -> Mapping[str, Pin]:
         """All pins by label. Raises: StorageError."""

@@ -85,10 +85,14 @@ class TimelineWal(NamedTuple):
 
 
 class Need(NamedTuple):
-    """The WAL of a kept backup: everything from its start, at least up to the end."""
+    """The WAL of a kept backup: everything from its start, at least up to the end.
+
+    is_alone: an expire let go of what comes after the end.
+    """
 
     start: WalPosition
     end: WalPosition
+    is_alone: bool = False
 
 
 class Gaps(NamedTuple):
@@ -157,7 +161,7 @@ def find_gaps(
             history = TimelineHistory(timeline)
             if timeline > 1:
                 unknown.append(timeline)
-        for span in _way(history, there, needs, segment_size):
+        for span in (*_way(history, there, needs, segment_size), *_own(history, needs)):
             first, end = span.start // segment_size, span.end // segment_size
             if first < end:
                 wanted.setdefault(span.timeline, []).append((first, end))
@@ -178,7 +182,7 @@ def _way(
     segment_size: int,
 ) -> list[WalSpan]:
     """The WAL that must be there for the newest of a timeline to be reached."""
-    starts = [need.start for need in needs if need.start in history]
+    starts = [need.start for need in needs if need.start in history and not need.is_alone]
     end = _newest(history, there, needs, segment_size)
     if starts:
         start = min(starts, key=lambda each: each.lsn)
@@ -196,6 +200,13 @@ def _way(
         for span in history.path(start, WalPosition(history.timeline, Lsn(MAX_LSN)))
         if span.start < end
     ]
+
+
+def _own(history: TimelineHistory, needs: Sequence[Need]) -> Iterator[WalSpan]:
+    """What backups of this timeline need that stand alone, in whole segments."""
+    for need in needs:
+        if need.is_alone and need.end.timeline == history.timeline and need.start in history:
+            yield from history.path(need.start, need.end)
 
 
 def _newest(

@@ -172,7 +172,10 @@ class _Expiry:
         """Remove the WAL that what is there now does not need."""
         known = set(self._catalog.labels())
         there = read_holdings(self._cluster, self._slots, all_in_use=True)
-        files = plan_retention(self._policy, there, self._now).going_files()
+        plan = plan_retention(self._policy, there, self._now)
+        for label in plan.left_alone():
+            self._catalog.mark_alone(label)
+        files = plan.going_files()
         for begin in range(0, len(files), WAL_BATCH):
             if not set(self._catalog.labels()) <= known:
                 self._notes.append("a backup has begun, so the rest of the WAL stays this time")

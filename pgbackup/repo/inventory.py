@@ -48,13 +48,14 @@ def read_inventory(cluster: ClusterRepository) -> Inventory:
     size = read_segment_size(cluster)
     # The records come first: a segment that is archived meanwhile must not look missing.
     records, damaged = cluster.catalog.read_all()
+    alone = cluster.catalog.alone()
     timelines = by_timeline(cluster.archive.files(), size)
     histories = read_histories(cluster.archive, timelines)
     return Inventory(
         size,
         tuple(timelines),
         histories,
-        tuple(_need(record, size) for record in records),
+        tuple(_need(record, size, record.label in alone) for record in records),
         tuple(each.label for each in damaged),
     )
 
@@ -72,9 +73,9 @@ def read_histories(
     }
 
 
-def _need(record: BackupRecord, segment_size: int) -> Need:
+def _need(record: BackupRecord, segment_size: int, is_alone: bool) -> Need:
     start = end = WalPosition(record.timeline, record.start_lsn)
     for wal_range in record.wal:
         _, last = wal_range.check(segment_size)
         end = WalPosition(last.timeline, last.end)
-    return Need(start, end)
+    return Need(start, end, is_alone)

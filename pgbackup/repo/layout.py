@@ -21,6 +21,7 @@ FORMAT = "pgbackup.json"
 MANIFEST = "backup_manifest"
 RECORD = "backup.json"
 PIN = "pin.json"
+ALONE = "alone.json"
 
 COMPRESSED_SUFFIX = ".zst"
 
@@ -133,6 +134,11 @@ def pin_object(system: int, label: str) -> str:
     return backup_folder(system, label) + PIN
 
 
+def alone_object(system: int, label: str) -> str:
+    """While it is there, WAL after the backup is not missing: an expire let go of it."""
+    return backup_folder(system, label) + ALONE
+
+
 def backup_lock(system: int, label: str) -> str:
     """The lock that is held while a backup is being made or removed; by many, while it is read."""
     return backup_folder(system, label) + "lock"
@@ -160,7 +166,7 @@ def is_archive_name(name: str) -> bool:
 def is_backup_object(name: str) -> bool:
     """Tell whether an object in a backup's folder is named as a part of a backup is."""
     return (
-        name in (RECORD, MANIFEST, PIN)
+        name in (RECORD, MANIFEST, PIN, ALONE)
         or is_archive_name(name)
         or re.fullmatch(_BESIDE_ARCHIVES, name) is not None
     )

@@ -93,6 +93,20 @@ class RetentionPlan:
         """In the order of removal: oldest first, histories last."""
         return [file for each in self.wal if not each.stays for file in each.files]
 
+    def left_alone(self) -> list[str]:
+        """Labels of backups that stay while WAL after them goes."""
+        last: dict[Timeline, int] = {}
+        for file in self.going_files():
+            if file.kind is WalFileKind.SEGMENT:
+                last[file.timeline] = max(file.number, last.get(file.timeline, 0))
+        return [
+            each.record.label
+            for each in self.backups
+            if each.stays
+            and last.get(each.record.stop_timeline, 0) * each.record.wal_segment_size
+            >= each.record.stop_lsn
+        ]
+
     def going_size(self) -> int:
         """Bytes of all that goes."""
         backups = sum(stored_size(record) for record in self.going_backups())

@@ -13,6 +13,7 @@ from pgbackup.errors import Locked, UsageError, WalGap
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.repo import layout
 from pgbackup.repo.expire import plan_expire, run_expire
+from pgbackup.repo.inventory import read_inventory
 from pgbackup.repo.policy import Policy
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.api import Storage
@@ -89,6 +90,11 @@ def test_a_pinned_backup_stays_alone_with_its_own_wal(cluster: ClusterRepository
     assert wal(cluster) == [0, *range(2 * SEGMENTS, 3 * SEGMENTS)]
     assert [each.has_wal_after for each in plan.backups if each.stays] == [False, True]
     assert "pinned: the audit" in plan.backups[0].reasons
+    assert cluster.catalog.alone() == {FIRST}
+    assert read_inventory(cluster).gaps().holes == ()
+    cluster.archive.delete(segment(0).name)
+    (hole,) = read_inventory(cluster).gaps().holes
+    assert str(hole) == segment(0).name
 
 
 def test_wal_that_a_slot_holds_stays(cluster: ClusterRepository) -> None:
