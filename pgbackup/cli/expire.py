@@ -1,5 +1,6 @@
 """`pgbackup expire`."""
 
+import gc
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -57,6 +58,7 @@ def expire(
     check_policy(policy)
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     now = datetime.now(UTC)
+    gc.disable()  # a list of all WAL has no cycles, and looking for some takes a fifth of the time
     if dry_run:
         plan = plan_expire(cluster, policy, now)
         outcome = ExpireOutcome(plan, (), (), 0, (), plan.notes)

@@ -39,6 +39,7 @@ def sort_out(
     known: list[ListedFile] = []
     unknown: list[str] = []
     segment = re.compile(r"[0-9A-F]{24}").fullmatch
+    kind = WalFileKind.SEGMENT  # an attribute of an Enum is slow to get
     per_log = (1 << 32) // segment_size
     timelines: dict[str, Timeline | None] = {}
     for each in objects:
@@ -51,9 +52,7 @@ def sort_out(
             if timeline is not None and low < per_log:
                 number = int(plain[8:16], 16) * per_log + low
                 known.append(
-                    ListedFile(
-                        each.name, WalFileKind.SEGMENT, timeline, number, each.size, each.modified
-                    )
+                    ListedFile(each.name, kind, timeline, number, each.size, each.modified)
                 )
             else:
                 unknown.append(each.name)

@@ -79,11 +79,10 @@ class FolderTree:
             return
         try:
             for key in self._entries(fd, top=not parts):
-                name = key.removesuffix("/")
-                if key != name:
-                    yield from self.walk((*parts, name), select)
-                elif select(name):
-                    yield fd, (*parts, name)
+                if key[-1] == "/":
+                    yield from self.walk((*parts, key[:-1]), select)
+                elif select(key):
+                    yield fd, (*parts, key)
         finally:
             os.close(fd)
 
