@@ -9,6 +9,7 @@ Modules are loaded here when it is clear that they are needed.
 
 # ruff: noqa: PLC0415 - every import costs the server time
 
+import gc
 import os
 
 from pgbackup.archiving.marker import take_note
@@ -33,6 +34,7 @@ _HIGHEST = 125  # of the statuses by which the archiver does not end
 
 def run_hook(verb: str, words: list[str]) -> None:
     """Run a hook, and end the process."""
+    gc.disable()  # it would run through what is being loaded, again and again
     os.umask(0o077)
     os._exit(run(verb, words, is_process=True))
 

@@ -76,12 +76,13 @@ def recover(work: Path, command: str, number: int) -> float:
     pgdata = work / f"run-{number}"
     shutil.copytree(work / "base", pgdata, symlinks=True)
     (pgdata / "recovery.signal").touch()
-    settings = {**SETTINGS, "restore_command": command, "hot_standby": False, "fsync": True}
+    settings = {**SETTINGS, "restore_command": command, "fsync": True}
     try:
         with Cluster.open_existing(pgdata, MAJOR, settings=settings, as_caller=True) as cluster:
-            cluster.start(timeout=200)
+            cluster.start()
+            cluster.poll_until("SELECT pg_is_in_recovery()", False, timeout=300)
             cluster.stop("immediate")
-            log = cluster.log()
+            log = cluster.log
     finally:
         shutil.rmtree(pgdata)
     elapsed, count = ELAPSED.search(log), len(RESTORED.findall(log))
