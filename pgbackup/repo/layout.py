@@ -206,4 +206,9 @@ def label_time(label: str) -> "datetime":
     """The time in a label: naive, meaning UTC. Raises: ValueError."""
     from datetime import datetime  # noqa: PLC0415 - the WAL hooks have no labels
 
-    return datetime.strptime(label[:-1], _LABEL_TIME)  # noqa: DTZ007 - compared with its like
+    # Ten times as fast as strptime, and a thousand backups have several thousand objects.
+    time = label[9:]
+    return datetime(  # noqa: DTZ001 - compared with its like
+        int(label[:4]), int(label[4:6]), int(label[6:8]),
+        int(time[:2]), int(time[2:4]), int(time[4:6]),
+    )  # fmt: skip
