@@ -18,19 +18,20 @@ from pgbackup.cli.output import (
 )
 from pgbackup.cli.windows_html import page
 from pgbackup.cli.windows_text import print_chart, print_points, print_windows, printable
-from pgbackup.errors import ExitCode, PgbackupError, UsageError
+from pgbackup.errors import ExitCode, PgbackupError
 from pgbackup.pg.walrecord import from_datetime, to_datetime
 from pgbackup.repo.chart import draw
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.repo.survey import Survey, commit_before, read_survey
 from pgbackup.repo.walindex import Commit
 from pgbackup.repo.windows import Window
+from pgbackup.restore.moment import parse_moment
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 Before = Annotated[
     str | None,
-    typer.Option(help="Tell the last commit up to this time, ISO 8601; without a zone it is UTC."),
+    typer.Option(help="Tell the last commit up to this time; without a zone it is local time."),
 ]
 Html = Annotated[
     Path | None, typer.Option("--html", help="Write a page for a browser to this file.")
@@ -51,7 +52,7 @@ def windows(
 
     WAL that was not looked into before is read first, and what was found is kept in the repository.
     """
-    time = None if before is None else parse_time(before)
+    time = None if before is None else parse_moment(before)
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     with progress_bar("reading WAL", options.wants_progress(progress, quiet)) as bar:
         survey = _read(cluster, bar)
@@ -74,17 +75,6 @@ def windows(
     if time is not None and not found:
         return ExitCode.NOT_REACHABLE
     return ExitCode.WARNINGS if survey.damaged or survey.unread else ExitCode.OK
-
-
-def parse_time(text: str) -> datetime:
-    """A time of the command line. Raises: UsageError."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f'could not use time "{text}": it is not formed like 2026-11-22T16:42:00Z'
-        ) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _read(cluster: ClusterRepository, bar: ProgressBar) -> Survey:

@@ -159,12 +159,12 @@ def archive(tmp_path: Path) -> Path:
     ("before", "found"),
     [
         ("2026-11-22T12:15:30Z", "2026-11-22T12:15:00.000000Z"),
-        ("2026-11-22 12:15", "2026-11-22T12:15:00.000000Z"),
+        ("2026-11-22 12:15Z", "2026-11-22T12:15:00.000000Z"),
         ("2026-11-22T14:15:00+02:00", "2026-11-22T12:15:00.000000Z"),
         ("2026-11-22T12:20:59Z", "2026-11-22T12:20:00.000000Z"),
-        ("2030-01-01", "2026-11-22T12:29:00.000000Z"),
+        ("2030-01-01 00:00Z", "2026-11-22T12:29:00.000000Z"),
     ],
-    ids=["between", "at-without-zone", "with-zone", "first-of-segment", "behind-all"],
+    ids=["between", "at-without-seconds", "with-zone", "first-of-segment", "behind-all"],
 )
 def test_the_nearest_commit_before_a_time_is_told(archive: Path, before: str, found: str) -> None:
     document = succeed(archive, "windows", "--before", before, "--json").document
