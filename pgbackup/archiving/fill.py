@@ -6,7 +6,7 @@ went another way never gets between them. Whole segments are stored, under the a
 nothing that is there is replaced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pgbackup.archiving.startpoint import server_history
@@ -23,18 +23,11 @@ from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.replication import client
 from pgbackup.replication.client import SystemIdentity
-from pgbackup.replication.transport import Transport
+from pgbackup.replication.transport import Host, Transport
 from pgbackup.replication.walreceiver import WalStream
 from pgbackup.repo.coverage import Gaps, Stretch, stretches_of
 from pgbackup.repo.inventory import Inventory, read_inventory
 from pgbackup.repo.repository import ClusterRepository
-
-
-class Host(NamedTuple):
-    """A server that may have what is missing."""
-
-    name: str
-    connect: Callable[[], Transport]
 
 
 class Filled(NamedTuple):

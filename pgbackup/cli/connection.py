@@ -15,8 +15,17 @@ import typer
 
 from pgbackup.errors import AuthenticationFailed, UsageError
 from pgbackup.replication.libpq import LibpqTransport, build_conninfo, parse_conninfo
+from pgbackup.replication.transport import ServerAddress
 
 APPLICATION_NAME = "pgbackup"
+
+DEFAULT_DATABASE = "postgres"
+"""Where SQL is run unless a database is named; what we ask for is the same in all of them."""
+
+DATABASE_VARIABLES = {"PGDATABASE", "PGSERVICE"}
+
+SHORT_TIMEOUT = 5
+"""Seconds until a connection that only looks at something counts as failed."""
 
 Host = Annotated[
     str | None, typer.Option("--host", "-h", help="Server host or socket directory (PGHOST).")
@@ -51,6 +60,7 @@ class Connector:
         self._settings = parse_conninfo(dbname or "") if is_string else {}
         if dbname is not None and not is_string:
             self._settings["dbname"] = dbname
+        self._secret: dict[str, str] = {}
         given = {"host": host, "port": port, "user": user}
         self._settings |= {name: value for name, value in given.items() if value is not None}
         self._may_ask = not never_ask and sys.stdin.isatty()
@@ -67,8 +77,29 @@ class Connector:
         self._ask()
         return self._connect()
 
+    def connect_quietly(
+        self, at: ServerAddress | None = None, *, runs_sql: bool = True
+    ) -> LibpqTransport:
+        """Open a short-lived connection, without asking for a password.
+
+        at:       the server to connect to, of several.
+        runs_sql: to a database, not for replication alone.
+
+        Raises: ConnectionFailed, AuthenticationFailed.
+        """
+        settings = {"connect_timeout": str(SHORT_TIMEOUT)} | self._settings | self._secret
+        if not ({"dbname", "service"} & set(settings) or DATABASE_VARIABLES & set(os.environ)):
+            settings["dbname"] = DEFAULT_DATABASE
+        if at is not None:
+            settings |= {**at._asdict(), "target_session_attrs": "any"}
+        transport = LibpqTransport()
+        transport.connect(build_conninfo(settings), APPLICATION_NAME, runs_sql=runs_sql)
+        return transport
+
     def each_host(self) -> "list[tuple[str, Connector]]":
         """A connector for each host of a multi-host string, whatever its role, with its name.
+
+        A password that one of them has asked for serves all.
 
         Raises: UsageError.
         """
@@ -81,11 +112,11 @@ class Connector:
 
     def _connect(self) -> LibpqTransport:
         transport = LibpqTransport()
-        transport.connect(build_conninfo(self._settings), APPLICATION_NAME)
+        transport.connect(build_conninfo(self._settings | self._secret), APPLICATION_NAME)
         return transport
 
     def _ask(self) -> None:
-        self._settings["password"] = getpass.getpass("Password: ", sys.stderr)
+        self._secret["password"] = getpass.getpass("Password: ", sys.stderr)
 
 
 def split_hosts(settings: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:

@@ -1,15 +1,23 @@
-"""`pgbackup slot create|drop|show`."""
+"""`pgbackup slot create|drop|show`, on every host of the connection string."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from pgbackup.cli import connection, options
-from pgbackup.cli.output import print_facts, print_json, say, say_warning
-from pgbackup.errors import ExitCode, UsageError
+from pgbackup.cli.output import format_size, print_json, print_table, say_error
+from pgbackup.errors import ExitCode, PgbackupError, UsageError
 from pgbackup.replication import client
-from pgbackup.replication.libpq import LibpqTransport
+from pgbackup.replication.slotstate import SlotState, closing, look_at_slot
+
+HEADINGS = ("HOST", "TYPE", "ACTIVE", "WAL STATUS", "RESTART", "RETAINED", "SAFE")
+
+Act = Callable[[connection.Connector], str | SlotState]
+
+UNKNOWN = "?"
+NOTHING = "-"
 
 
 class Action(StrEnum):
@@ -18,6 +26,13 @@ class Action(StrEnum):
     CREATE = "create"
     DROP = "drop"
     SHOW = "show"
+
+
+class Answer(NamedTuple):
+    """What came of it on one host."""
+
+    host: str
+    done: str | SlotState | PgbackupError
 
 
 def slot(
@@ -40,56 +55,105 @@ def slot(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> int:
-    """Create, drop or show a physical replication slot."""
+    """Create, drop or show a physical replication slot, on every host that is named.
+
+    With several hosts (-h db1,db2), each gets its turn whatever becomes of the others; the exit
+    status is that of the first that failed.
+    """
     if action is not Action.CREATE and (reserve_wal or if_not_exists):
         raise UsageError("--reserve-wal and --if-not-exists go with slot create")
     connector = connection.Connector(
         host, port, username, dbname, never_ask=no_password, ask=password
     )
-    transport = connector.connect()
-    try:
-        if action is Action.SHOW:
-            return _show(transport, name, json)
-        if action is Action.CREATE:
+
+    def create(at: connection.Connector) -> str:
+        with closing(at.connect()) as transport:
             is_new = client.create_slot(
                 transport, name, reserve_wal=reserve_wal, if_not_exists=if_not_exists
             )
-            done = "created" if is_new else "is there already"
-        else:
+        return "created" if is_new else "is there already"
+
+    def drop(at: connection.Connector) -> str:
+        with closing(at.connect()) as transport:
             client.drop_slot(transport, name)
-            done = "dropped"
-    finally:
-        transport.disconnect()
+        return "dropped"
+
+    def show(at: connection.Connector) -> SlotState:
+        return look_at_slot(at.connect_quietly, at.connect, name)
+
+    acts: dict[Action, Act] = {Action.CREATE: create, Action.DROP: drop, Action.SHOW: show}
+    hosts = connector.each_host()
+    answers = [_ask(acts[action], *each, is_only=len(hosts) == 1) for each in hosts]
     if json:
-        print_json({"slot": {"name": name, "done": done}})
+        print_json({"slot": name, "hosts": [_document(each) for each in answers]})
+    elif action is Action.SHOW:
+        print_table(HEADINGS, [_row(each) for each in answers])
     elif not quiet:
-        say(f"slot {name} {done}")
-    return ExitCode.OK
+        _print_done(name, answers)
+    return _tell_failures(answers)
 
 
-def _show(transport: LibpqTransport, name: str, json: bool) -> int:
-    state = client.read_slot(transport, name)
-    if state is None:
-        say_warning(
-            f"PostgreSQL {transport.server_major} tells nothing of a slot through the replication"
-            " protocol, not even whether it exists; that came with PostgreSQL 15"
-        )
-        say(f"HINT: Ask pg_replication_slots with psql for slot_name = '{name}'.")
-        if json:
-            print_json({"slot": {"name": name, "is_known": False}})
-        return ExitCode.WARNINGS
-    restart = state.restart
-    if json:
-        position = None if restart is None else str(restart.lsn)
-        timeline = None if restart is None else int(restart.timeline)
-        facts = {"name": name, "is_known": True, "type": state.kind}
-        print_json({"slot": facts | {"restart_lsn": position, "restart_timeline": timeline}})
-        return ExitCode.OK
-    print_facts(
-        [
-            ("name", name),
-            ("type", state.kind),
-            ("restart position", "none: it holds no WAL yet" if restart is None else str(restart)),
-        ]
-    )
-    return ExitCode.OK
+def _ask(
+    act: Act,
+    host: str,
+    connector: connection.Connector,
+    *,
+    is_only: bool,
+) -> Answer:
+    try:
+        return Answer(host, act(connector))
+    except PgbackupError as error:
+        if is_only:
+            raise
+        return Answer(host, error)
+
+
+def _tell_failures(answers: list[Answer]) -> int:
+    status: int = ExitCode.OK
+    for each in answers:
+        if isinstance(each.done, PgbackupError):
+            error = each.done
+            say_error(f"{each.host}: {error.message}", detail=error.detail, hint=error.hint)
+            status = status or error.exit_code
+    return status
+
+
+def _print_done(name: str, answers: list[Answer]) -> None:
+    for each in answers:
+        if isinstance(each.done, str):
+            print(f"{each.host}: slot {name} {each.done}")
+
+
+def _row(answer: Answer) -> tuple[str, ...]:
+    state = answer.done
+    if not isinstance(state, SlotState):
+        return (answer.host, "FAILED", *[NOTHING] * (len(HEADINGS) - 2))
+    is_active = {None: UNKNOWN, True: "yes", False: "no"}[state.is_active]
+    safe = NOTHING if state.safe_size is None else format_size(max(0, state.safe_size))
+    if state.restart is None:
+        restart, status = NOTHING, NOTHING
+    else:
+        restart, status = str(state.restart), UNKNOWN
+    if state.status is not None:
+        status = state.status.value
+    retained = format_size(state.retained)
+    return (answer.host, state.kind, is_active, status, restart, retained, safe)
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    done = answer.done
+    if isinstance(done, PgbackupError):
+        error = {"code": int(done.exit_code), "message": done.message, "hint": done.hint}
+        return {"host": answer.host, "error": error}
+    if isinstance(done, str):
+        return {"host": answer.host, "done": done}
+    return {
+        "host": answer.host,
+        "type": done.kind,
+        "active": done.is_active,
+        "wal_status": done.status,
+        "restart_lsn": None if done.restart is None else str(done.restart),
+        "retained_bytes": done.retained,
+        "safe_wal_size": done.safe_size,
+        "server_lsn": str(done.server_end),
+    }

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.archiving.fill import Filled, FillReport, Host, fill_gaps
+from pgbackup.archiving.fill import Filled, FillReport, fill_gaps
 from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression
 from pgbackup.cli.gaps import (
@@ -16,6 +16,7 @@ from pgbackup.cli.gaps import (
     warn_of_unread,
 )
 from pgbackup.cli.output import print_json, say_warning
+from pgbackup.replication.transport import Host
 
 
 def fill_wal(

@@ -31,6 +31,7 @@ from pgbackup.wire.grammar import (
 UNDEFINED_FILE = "58P01"
 UNDEFINED_OBJECT = "42704"
 DUPLICATE_OBJECT = "42710"
+NOT_IN_STATE = "55000"
 OBJECT_IN_USE = "55006"
 
 ANSWER_LIMIT = 60.0
@@ -51,7 +52,7 @@ class SystemIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotState:
+class SlotPosition:
     """What READ_REPLICATION_SLOT answers.
 
     restart: where the WAL begins that the slot holds; None while it holds none.
@@ -90,17 +91,22 @@ def expect_end(transport: Transport, timeout: float | None = None) -> None:
             raise ProtocolViolation(f"the server answered {_name(event)} after its result")
 
 
-def query(transport: Transport, command: Command, columns: int) -> tuple[bytes | None, ...]:
-    """Send a command that answers with one row, and return that row."""
+def query(
+    transport: Transport, command: Command, columns: int, timeout: float = ANSWER_LIMIT
+) -> tuple[bytes | None, ...]:
+    """Send a command that answers with one row, and return that row.
+
+    timeout: seconds of silence after which the server counts as gone.
+    """
     transport.send(command)
-    result = expect_result(transport, columns, ANSWER_LIMIT)
-    expect_end(transport, ANSWER_LIMIT)
+    result = expect_result(transport, columns, timeout)
+    expect_end(transport, timeout)
     return result.rows[0]
 
 
-def identify_system(transport: Transport) -> SystemIdentity:
-    """Which cluster this is, and where it is."""
-    row = query(transport, IdentifySystem(), 3)
+def identify_system(transport: Transport, timeout: float = ANSWER_LIMIT) -> SystemIdentity:
+    """Which cluster this is, and where it is. timeout: as for `query`."""
+    row = query(transport, IdentifySystem(), 3, timeout)
     return SystemIdentity(number(row[0]), position(row[2], row[1]))
 
 
@@ -162,9 +168,12 @@ def create_slot(
     return True
 
 
-def drop_slot(transport: Transport, name: str) -> None:
-    """Drop a slot that nobody uses. Raises: NotFound, Locked, ServerError."""
-    transport.send(DropSlot(name))
+def drop_slot(transport: Transport, name: str, *, wait: bool = False) -> None:
+    """Drop a slot that nobody uses. Raises: NotFound, Locked, ServerError.
+
+    wait: until nobody uses it.
+    """
+    transport.send(DropSlot(name, wait))
     try:
         expect_end(transport, ANSWER_LIMIT)
     except ServerError as error:
@@ -178,17 +187,21 @@ def drop_slot(transport: Transport, name: str) -> None:
         raise
 
 
-def read_slot(transport: Transport, name: str) -> SlotState | None:
-    """The state of a slot; None where the server is too old to tell (13 and 14).
+def read_slot(
+    transport: Transport, name: str, timeout: float = ANSWER_LIMIT
+) -> SlotPosition | None:
+    """The position of a slot; None where the server is too old to tell (13 and 14).
+
+    timeout: as for `query`.
 
     Raises: NotFound, ServerError (a logical slot).
     """
     if transport.server_major < READ_SLOT_SINCE:
         return None
-    kind, lsn, timeline = query(transport, ReadSlot(name), 3)[:3]
+    kind, lsn, timeline = query(transport, ReadSlot(name), 3, timeout)[:3]
     if kind is None:
         raise no_slot(name)
-    return SlotState(text(kind), None if lsn is None else position(lsn, timeline))
+    return SlotPosition(text(kind), None if lsn is None else position(lsn, timeline))
 
 
 def no_slot(name: str) -> NotFound:

@@ -31,6 +31,7 @@ from pgbackup.replication.transport import (
     Message,
     Ready,
     ResultSet,
+    ServerAddress,
 )
 
 OLDEST_MAJOR = 13
@@ -87,14 +88,15 @@ class LibpqTransport:
         self.server_major = 0
         self.server_version = 0
         self.server_version_text = ""
+        self.address = ServerAddress("", "", "")
         self.notices: list[str] = []
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._copy: CopyKind | None = None
         self._pending: Event | None = None
 
-    def connect(self, conninfo: str, application_name: str) -> None:
+    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
         settings = parse_conninfo(conninfo)
-        settings["replication"] = "true"
+        settings["replication"] = "database" if runs_sql else "true"
         settings.setdefault("dbname", "replication")
         settings.setdefault("fallback_application_name", application_name)
         try:
@@ -107,6 +109,7 @@ class LibpqTransport:
         self._pgconn = connection.pgconn
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
+        self._learn_address()
         self._learn_version()
 
     def send(self, message: Message) -> None:
@@ -227,6 +230,10 @@ class LibpqTransport:
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         self.notices.append(f"{diagnostic.severity}: {diagnostic.message_primary}")
+
+    def _learn_address(self) -> None:
+        given = (self._pgconn.host, self._pgconn.hostaddr, self._pgconn.port)
+        self.address = ServerAddress(*((value or b"").decode() for value in given))
 
     def _learn_version(self) -> None:
         self.server_version = self._pgconn.server_version

@@ -7,9 +7,10 @@ then over and the connection can be used again.
 Source: walreceiver.h, WalReceiverFunctionsType (PostgreSQL 18), reduced to four.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pgbackup.wire.grammar import Command
 
@@ -65,21 +66,33 @@ Message = Command | bytes | CopyEnd
 """What `send` takes; bytes are the payload of one CopyData."""
 
 
+class ServerAddress(NamedTuple):
+    """Which of several servers a connection has reached, in libpq's settings; "" is not set."""
+
+    host: str
+    hostaddr: str
+    port: str
+
+
 class Transport(Protocol):
     """Always: between `send(command)` and its Ready, no other command is sent.
 
     server_major:    13 and up; known after connect.
     server_version:  PostgreSQL's number, e.g. 150018.
+    address:         of the server that was reached.
     notices:         warnings of the server since the list was last emptied.
     """
 
     server_major: int
     server_version: int
     server_version_text: str
+    address: ServerAddress
     notices: list[str]
 
-    def connect(self, conninfo: str, application_name: str) -> None:
+    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
         """Open a physical replication connection.
+
+        runs_sql: to the database of the connection string, where SQL is understood as well.
 
         Raises: ConnectionFailed, AuthenticationFailed, Refused (server too old).
         """
@@ -95,3 +108,10 @@ class Transport(Protocol):
 
     def disconnect(self) -> None:
         """Close the connection. Twice is once."""
+
+
+class Host(NamedTuple):
+    """One server of a connection string that may name several."""
+
+    name: str
+    connect: Callable[[], Transport]

@@ -1,7 +1,8 @@
 """Replication commands as values, and their text for each server major.
 
-A new command is a new class here; transport and session do not grow. Parsing the same commands
-belongs to the walsender and is not here yet.
+Some are SQL: a walsender that is connected to a database understands it too. A new command is a
+new class here; transport and session do not grow. Parsing the same commands belongs to the
+walsender and is not here yet.
 
 Source: repl_gram.y, repl_scanner.l (PostgreSQL 13 to 18).
 """
@@ -112,6 +113,43 @@ class ReadSlot:
 
     def text(self, major: int) -> str:
         return f"READ_REPLICATION_SLOT {quote_identifier(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectSlot:
+    """Ask by SQL for all that is known of a slot, in one row; all NULL if there is none.
+
+    Columns: slot_type, active, restart_lsn, wal_status, safe_wal_size, and where the server's
+    own WAL ends.
+    """
+
+    name: str
+
+    def text(self, major: int) -> str:
+        return (
+            "SELECT s.slot_type, s.active, s.restart_lsn, s.wal_status, s.safe_wal_size,"
+            " CASE WHEN pg_catalog.pg_is_in_recovery()"
+            " THEN greatest(pg_catalog.pg_last_wal_receive_lsn(),"
+            " pg_catalog.pg_last_wal_replay_lsn())"
+            " ELSE pg_catalog.pg_current_wal_lsn() END"
+            f" FROM (VALUES ({quote_literal(self.name)})) AS given (name)"
+            " LEFT JOIN pg_catalog.pg_replication_slots s"
+            " ON s.slot_name OPERATOR(pg_catalog.=) given.name::pg_catalog.name"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceSlot:
+    """Let a slot go by SQL, up to a position, of what it holds; answers with where it is then."""
+
+    name: str
+    position: Lsn
+
+    def text(self, major: int) -> str:
+        return (
+            "SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance"
+            f"({quote_literal(self.name)}, '{self.position}')"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,29 +236,6 @@ def test_signals_end_a_receiver_that_waits_for_its_server(
     assert time.monotonic() - began < 2
 
 
-@MAJORS
-def test_slots_are_created_shown_and_dropped(
-    cluster_factory: ClusterFactory, major: int, tmp_path: Path
-) -> None:
-    server = cluster_factory(major)
-    to = ("-d", server.conninfo())
-    program.succeed(tmp_path, "slot", "create", "own", *to)
-    query = "SELECT slot_type, restart_lsn::text FROM pg_replication_slots"
-    assert server.sql(query) == [("physical", None)]
-    assert program.run(tmp_path, "slot", "create", "own", *to).status == 6
-    program.succeed(tmp_path, "slot", "create", "own", "--if-not-exists", *to)
-    answer = program.run(tmp_path, "slot", "show", "own", *to)
-    if major < 15:
-        assert answer.status == 10
-        assert f"PostgreSQL {major} tells nothing of a slot" in answer.err
-    else:
-        assert answer.status == 0
-        assert b"physical" in answer.out
-    program.succeed(tmp_path, "slot", "drop", "own", *to)
-    assert server.sql(query) == []
-    assert program.run(tmp_path, "slot", "drop", "own", *to).status == 5
-
-
 @pytest.mark.parametrize("major", [15, 18])
 def test_an_empty_archive_begins_where_the_slot_does(
     cluster_factory: ClusterFactory, major: int, tmp_path: Path

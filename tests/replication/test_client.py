@@ -7,7 +7,7 @@ import pytest
 from pgbackup.errors import Conflict, Locked, NotFound, ProtocolViolation, ServerError
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.client import (
-    SlotState,
+    SlotPosition,
     create_slot,
     create_temporary_slot,
     drop_slot,
@@ -73,7 +73,7 @@ def test_a_slot_is_created_read_and_dropped(server: Cluster, transport: LibpqTra
     assert create_slot(transport, "own")
     assert server.sql(query) == [(None,)]
     if server.major >= 15:
-        assert read_slot(transport, "own") == SlotState("physical", None)
+        assert read_slot(transport, "own") == SlotPosition("physical", None)
     assert not create_slot(transport, "own", if_not_exists=True)
     with pytest.raises(Conflict, match='"own": it already exists'):
         create_slot(transport, "own")
@@ -90,7 +90,7 @@ def test_a_slot_that_holds_wal_tells_from_where(server: Cluster, transport: Libp
     if server.major < 15:
         assert state is None
     else:
-        assert state == SlotState("physical", WalPosition(Timeline(1), Lsn.parse(restart)))
+        assert state == SlotPosition("physical", WalPosition(Timeline(1), Lsn.parse(restart)))
         with pytest.raises(NotFound, match="none of that name"):
             read_slot(transport, "missing")
     drop_slot(transport, "holding")

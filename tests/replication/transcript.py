@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pgbackup.errors import PgbackupError
 from pgbackup.pg.lsn import Lsn, Timeline
-from pgbackup.replication.transport import CopyEnd, Event, Message, ResultSet
+from pgbackup.replication.transport import CopyEnd, Event, Message, ResultSet, ServerAddress
 
 Line = Event | bytes | PgbackupError | None
 """What the server does next: an event, the payload of one CopyData, an error, or nothing at all
@@ -21,6 +21,7 @@ class TranscriptTransport:
         self.server_major = major
         self.server_version = major * 10000
         self.server_version_text = f"{major}.0"
+        self.address = ServerAddress("", "", "")
         self.notices: list[str] = []
         self.sent: list[Message] = []
         self._lines = list(lines)
@@ -45,7 +46,7 @@ class TranscriptTransport:
         """The payloads sent into a COPY."""
         return [message for message in self.sent if isinstance(message, bytes)]
 
-    def connect(self, conninfo: str, application_name: str) -> None:
+    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
         raise AssertionError("a transcript needs no connection")
 
     def send(self, message: Message) -> None:
