@@ -21,9 +21,13 @@ from pgbackup.restore.recoverytarget import (
 from pgbackup.restore.stoppoint import StopPoint, first_stop, passes
 from pgbackup.restore.timelinepath import Route, WalMap
 from pgbackup.restore.unreachable import Search, Unreachable
+from pgbackup.restore.walsearch import Passes
 
 _CHECKPOINT_DOUBT = timedelta(seconds=2)
 """A checkpoint notes its time in whole seconds, a moment before the backup's WAL begins."""
+
+
+_CHECKPOINTS = (EventKind.CHECKPOINT_ONLINE, EventKind.CHECKPOINT_SHUTDOWN)
 
 
 class Choice(NamedTuple):
@@ -137,14 +141,18 @@ class Chooser:
         assert self._target.time is not None
         limit = from_datetime(self._target.time)
         doubt = _CHECKPOINT_DOUBT // timedelta(microseconds=1)
-        for seen in self._search.records(route, route.start):
-            if seen.transaction is not None and seen.transaction.time <= limit:
-                return True
-            if seen.event is not None and seen.event.kind in (
-                EventKind.CHECKPOINT_ONLINE,
-                EventKind.CHECKPOINT_SHUTDOWN,
-            ):
-                return seen.event.time + doubt <= limit
+        has_checkpoint = has_transaction = False
+        for seen in self._search.records(route, route.start, _without_transactions(route)):
+            if seen.transaction is not None and not has_transaction:
+                if seen.transaction.time <= limit:
+                    return True
+                has_transaction = True
+            if seen.event is not None and seen.event.kind in _CHECKPOINTS and not has_checkpoint:
+                if seen.event.time + doubt <= limit:
+                    return True
+                has_checkpoint = True
+            if has_transaction and has_checkpoint:
+                break
         return False
 
     def _find(self, route: Route) -> StopPoint | None:
@@ -154,3 +162,8 @@ class Chooser:
             start = max(start, target.lsn)
         records = self._search.records(route, start, passes(target, self._wal.index))
         return first_stop(records, target)
+
+
+def _without_transactions(route: Route) -> Passes:
+    """Tells the segments behind a backup in which no transaction ends."""
+    return lambda segment, notes: segment.start >= route.consistent and not notes.ends
