@@ -64,9 +64,8 @@ def _section(title: str, content: str) -> str:
 
 
 def _facts(survey: Survey) -> str:
-    holes = [hole for wal in survey.timelines for hole in wal.holes]
     commits = [each.last_commit.time for each in survey.windows if each.last_commit]
-    missing = sum(hole.segment_count for hole in holes)
+    missing = sum(hole.segment_count for hole in survey.gaps.holes)
     facts = [
         ("Backups", str(len(survey.backups)), ""),
         ("Newest backup", format_time(survey.backups[-1].stop_time) if survey.backups else "-", ""),

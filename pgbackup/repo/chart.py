@@ -85,7 +85,7 @@ def _lane(survey: Survey, wal: TimelineWal) -> Lane:
     return Lane(
         wal.timeline,
         tuple(clock.bars(wal.stretches)),
-        tuple(clock.bars(wal.holes)),
+        tuple(clock.bars(each for each in survey.gaps.holes if each.timeline == wal.timeline)),
         tuple(
             Mark(record.label, record.stop_time, record.stop_lsn, record.label in reachable)
             for record in _backups(survey, wal.timeline)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent
 from pgbackup.repo.catalog import BackupRecord, DamagedBackup
-from pgbackup.repo.coverage import Stretch, TimelineWal, by_timeline
+from pgbackup.repo.coverage import Gaps, Stretch, TimelineWal
 from pgbackup.repo.indexing import Unread, bring_up_to_date, read_records
-from pgbackup.repo.inventory import read_histories, read_segment_size
+from pgbackup.repo.inventory import read_inventory
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.repo.walindex import Commit, WalIndex
 from pgbackup.repo.windows import Window, windows
@@ -20,6 +20,7 @@ class Survey:
 
     segment_size: bytes.
     unread:       segments that could not be read, so that nothing is known of their commits.
+    gaps:         what is missing, without what an expire let go of.
     """
 
     system: int
@@ -30,6 +31,7 @@ class Survey:
     index: WalIndex
     windows: tuple[Window, ...]
     unread: tuple[Unread, ...]
+    gaps: Gaps
 
     def events(self) -> list[tuple[Timeline, WalEvent]]:
         """Restore points, checkpoints and the like, by timeline and position."""
@@ -56,21 +58,21 @@ def read_survey(
 
     Raises: NotFound, CorruptData, StorageError.
     """
-    segment_size = read_segment_size(cluster)
     # The records come first: a segment that is archived meanwhile must not look missing.
-    backups, damaged = cluster.catalog.list(), cluster.catalog.damaged()
-    timelines = by_timeline(cluster.archive.files(), segment_size)
-    histories = read_histories(cluster.archive, timelines)
-    indexed = bring_up_to_date(cluster, timelines, segment_size, begin, advance)
+    backups, damaged = cluster.catalog.read_all()
+    inventory = read_inventory(cluster)
+    timelines, size = inventory.timelines, inventory.segment_size
+    indexed = bring_up_to_date(cluster, timelines, size, begin, advance)
     return Survey(
         system=cluster.system,
-        segment_size=segment_size,
+        segment_size=size,
         backups=tuple(backups),
         damaged=tuple(damaged),
-        timelines=tuple(timelines),
+        timelines=timelines,
         index=indexed.index,
-        windows=tuple(windows(backups, histories, timelines, indexed.index)),
+        windows=tuple(windows(backups, inventory.histories, timelines, indexed.index)),
         unread=indexed.unread,
+        gaps=inventory.gaps(),
     )
 
 

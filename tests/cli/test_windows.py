@@ -14,7 +14,7 @@ from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent, from_datetime
 from pgbackup.repo.chart import draw
-from pgbackup.repo.coverage import TimelineWal, stretches_of
+from pgbackup.repo.coverage import Gaps, TimelineWal, stretches_of
 from pgbackup.repo.indexpieces import Piece
 from pgbackup.repo.repository import Repository
 from pgbackup.repo.survey import Survey
@@ -68,7 +68,8 @@ def survey(backups: int) -> Survey:
     ]
     fork = TimelineHistory(Timeline(2), (HistoryEntry(Timeline(1), Lsn((last - 3) * MIB + 77)),))
     found = windows(records, {Timeline(2): fork}, wal, known)
-    return Survey(SYSTEM, MIB, tuple(records), (), tuple(wal), known, tuple(found), ())
+    gaps = Gaps(wal[0].holes, ())
+    return Survey(SYSTEM, MIB, tuple(records), (), tuple(wal), known, tuple(found), (), gaps)
 
 
 @pytest.mark.parametrize("glyphs", [ASCII, UNICODE], ids=["ascii", "unicode"])
@@ -124,7 +125,7 @@ def test_the_page_is_whole_and_takes_nothing_from_outside(backups: int) -> None:
 
 
 def test_the_page_of_an_empty_repository_is_whole() -> None:
-    what = Survey(SYSTEM, MIB, (), (), (), WalIndex({}), (), ())
+    what = Survey(SYSTEM, MIB, (), (), (), WalIndex({}), (), (), Gaps((), ()))
     assert Page(page(what, draw(what), NOON)).open == []
 
 
