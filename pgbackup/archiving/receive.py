@@ -15,8 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from pgbackup.archiving.heldslot import HeldSlot, Servers, SlotOptions
 from pgbackup.archiving.received import ReceivedWal
-from pgbackup.archiving.startpoint import fetch_history, start_position
+from pgbackup.archiving.servergaps import ServerGaps, expect_system
+from pgbackup.archiving.startpoint import fetch_history
 from pgbackup.archiving.stopping import StopRequest
 from pgbackup.errors import (
     AuthenticationFailed,
@@ -28,12 +30,14 @@ from pgbackup.errors import (
     Refused,
     ServerError,
     UsageError,
+    WalGap,
     WrongSystem,
 )
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication import client
 from pgbackup.replication.client import SystemIdentity
+from pgbackup.replication.slotstate import closing
 from pgbackup.replication.transport import Transport
 from pgbackup.replication.walreceiver import WalStream
 from pgbackup.repo import layout
@@ -69,9 +73,10 @@ class ReceiveOptions:
     level:       of zstd; None keeps segments plain.
     wait:        seconds for another receiver to end.
     system:      the only system identifier to accept.
+    accept_gap:  go on behind WAL that the server no longer has.
     """
 
-    slot: str | None = None
+    slot: SlotOptions | None = None
     create_slot: bool = False
     exists_ok: bool = False
     synchronous: bool = False
@@ -81,13 +86,15 @@ class ReceiveOptions:
     level: int | None = 3
     wait: float = 0.0
     system: int | None = None
+    accept_gap: bool = False
 
 
 class WalReceiver:
     """One run.
 
-    stop: what ends it in good order, between any two messages.
-    tell: is given sentences for people.
+    stop:    what ends it in good order, between any two messages.
+    tell:    is given sentences for people.
+    servers: ways to look after the slot.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class WalReceiver:
         options: ReceiveOptions,
         stop: StopRequest,
         tell: Tell,
+        servers: Servers,
     ) -> None:
         if repository.storage.features.local_path is None:
             raise UsageError(
@@ -114,6 +122,8 @@ class WalReceiver:
         self._cluster: ClusterRepository | None = None
         self._target: WalPosition | None = None
         self._wal: ReceivedWal | None = None
+        self._slot = None if options.slot is None else HeldSlot(options.slot, servers, tell)
+        self._gaps: ServerGaps | None = None
         self._is_proven = False
         self._has_streamed = False
 
@@ -127,7 +137,7 @@ class WalReceiver:
             while not self._stop.is_made:
                 began = time.monotonic()
                 try:
-                    self._session(stack)
+                    self._receive(stack)
                     if self._wal is not None and not self._stop.is_made:
                         self._wal.finish()
                     return
@@ -151,15 +161,32 @@ class WalReceiver:
         may_pass = (AuthenticationFailed, NotFound, ProtocolViolation, Refused, ServerError)
         return error.retryable or (self._is_proven and isinstance(error, may_pass))
 
+    def _receive(self, stack: ExitStack) -> None:
+        """Sessions, with what has to be decided between them."""
+        while True:
+            try:
+                self._session(stack)
+            except WalGap as gap:
+                if self._gaps is None:
+                    raise
+                self._gaps.pass_by(gap)
+                continue
+            if self._stop.is_made or self._gaps is None or not self._gaps.settle_slot():
+                return
+
     def _session(self, stack: ExitStack) -> None:
         """All that happens on one connection."""
         self._has_streamed = False
-        transport = self._connect()
-        try:
+        with closing(self._connect()) as transport:
             identity = client.identify_system(transport)
             wal = self._open(transport, identity, stack)
             self._make_slot(transport)
-            start = start_position(transport, identity, wal.directory, self._options.slot)
+            if self._slot is not None:
+                self._slot.begin(transport, identity.system_identifier, stack)
+                if self._slot.guard.must_stop:
+                    return
+            assert self._gaps is not None
+            start = self._gaps.start_position(transport, identity)
             if self._options.once:
                 self._target = identity.flushed
             try:
@@ -169,8 +196,10 @@ class WalReceiver:
                 raise
             finally:
                 wal.release()
-        finally:
-            transport.disconnect()
+                if self._slot is not None:
+                    self._slot.end()
+        if self._slot is not None and self._options.once:
+            self._slot.advance_shadows(WalPosition(wal.position.timeline, wal.flush_lsn))
 
     def _follow(self, transport: Transport, wal: ReceivedWal, start: WalPosition) -> None:
         """Stream from a position to the end of the timeline, and of those after it."""
@@ -183,7 +212,7 @@ class WalReceiver:
                 transport,
                 wal,
                 self._is_done,
-                slot=self._options.slot,
+                slot=self._slot_name,
                 flush_every=0.0 if self._options.synchronous else FLUSH_EVERY,
                 stop_limit=STOP_LIMIT,
             )
@@ -200,12 +229,14 @@ class WalReceiver:
             position = following
 
     def _run(self, stream: WalStream, begin: WalPosition) -> WalPosition | None:
-        slot = self._options.slot
         try:
             following = stream.run(begin)
         except ServerError as error:
-            if slot is not None and error.sqlstate == client.UNDEFINED_OBJECT:
-                raise client.no_slot(slot) from error
+            if self._slot is not None and error.sqlstate == client.UNDEFINED_OBJECT:
+                raise client.no_slot(self._slot.name) from error
+            if self._slot is not None and error.sqlstate == client.NOT_IN_STATE:
+                self._slot.guard.is_lost = True
+                raise WalGap(f"could not use {self._slot}: {error.message}") from error
             raise
         finally:
             self._has_streamed = self._has_streamed or stream.server_end > 0
@@ -217,6 +248,10 @@ class WalReceiver:
             return True
         assert self._wal is not None
         now = self._wal.position
+        if self._slot is not None:
+            self._slot.note(WalPosition(now.timeline, self._wal.flush_lsn))
+            if self._slot.guard.must_stop:
+                return True
         if self._options.endpos is not None and now.lsn >= self._options.endpos:
             return True
         target = self._target
@@ -250,15 +285,16 @@ class WalReceiver:
                 may_run_ahead=not self._options.synchronous,
             )
             self._wal = stack.enter_context(wal)
+            self._gaps = ServerGaps(
+                self._connect, cluster, wal.directory, self._slot, self._tell,
+                accepts=self._options.accept_gap,
+            )  # fmt: skip
         return self._wal
 
     def _claim(self, found: int, stack: ExitStack) -> ClusterRepository:
         """Make sure that it is the one cluster, and that nobody else receives its WAL."""
-        if self._system is not None and found != self._system:
-            raise WrongSystem(
-                f"could not receive WAL: the server is of system {found}, not {self._system}",
-                hint="Check -h, -p and -d; every system gets a receiver of its own.",
-            )
+        if self._system is not None:
+            expect_system(found, self._system)
         if self._cluster is None:
             cluster = self._repository.cluster(found)
             if self._repository.systems() and cluster.facts() is None:
@@ -277,8 +313,12 @@ class WalReceiver:
                 if time.monotonic() >= deadline or self._stop.wait(LOCK_INTERVAL):
                     raise
 
+    @property
+    def _slot_name(self) -> str | None:
+        return None if self._slot is None else self._slot.name
+
     def _make_slot(self, transport: Transport) -> None:
-        slot = self._options.slot
+        slot = self._slot_name
         if slot is None or not self._options.create_slot or self._is_proven:
             return
         client.create_slot(transport, slot, reserve_wal=True, if_not_exists=self._options.exists_ok)

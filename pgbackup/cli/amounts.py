@@ -14,6 +14,8 @@ MAX_LEVEL = 19
 MIN_RATE = 32
 MAX_RATE = 1_048_576
 
+_SIZES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
 MAX_DIGITS = 20
 """More are out of every range already; int refuses thousands of them."""
 
@@ -54,6 +56,15 @@ def parse_compression(text: str) -> ZstdSettings | None:
         else:
             raise _invalid(f'unrecognized compression option: "{name}"')
     return ZstdSettings(level, workers)
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes with a unit of PostgreSQL's: 500MB. Raises: UsageError."""
+    digits = text.rstrip("BkMGT")
+    unit = _SIZES.get(text[len(digits) :])
+    if not digits.isascii() or not digits.isdecimal() or unit is None:
+        raise UsageError(f'"{text}" is not a size like 500MB', hint="Units are kB, MB, GB and TB.")
+    return int(digits[:MAX_DIGITS]) * unit
 
 
 def parse_rate(text: str) -> int:

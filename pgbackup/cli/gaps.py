@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from pgbackup.cli.output import say, say_warning
+from pgbackup.cli.document import TIME_FORMAT
+from pgbackup.cli.output import format_time, say, say_warning
 from pgbackup.errors import ExitCode
 from pgbackup.repo.coverage import Gaps, Stretch
 from pgbackup.repo.inventory import Inventory
+from pgbackup.repo.knownholes import KnownHole
 
 
 def gaps_status(inventory: Inventory, gaps: Gaps) -> int:
@@ -21,21 +23,38 @@ def warn_of_unread(inventory: Inventory) -> None:
         say_warning(f"backup {label}: its record is damaged, so the WAL that it needs is not known")
 
 
-def print_gaps(gaps: Gaps) -> None:
-    """One line for each stretch that is missing, or that none is."""
+def print_gaps(inventory: Inventory, gaps: Gaps) -> None:
+    """One line for each stretch that is missing, with what is known of it; or that none is."""
     for hole in gaps.holes:
         print(f"timeline {hole.timeline}: {describe(hole)} missing")
+        for known in inventory.explain(hole):
+            print(f"  known since {format_time(known.found)}: {known.stretch}: {known.reason}")
     for timeline in gaps.histories:
         print(f"timeline {timeline}: {timeline.history_name} missing")
     if not (gaps.holes or gaps.histories):
         say("no WAL is missing")
 
 
-def gaps_document(gaps: Gaps) -> dict[str, Any]:
+def gaps_document(inventory: Inventory, gaps: Gaps) -> dict[str, Any]:
     """Positions as text, the end of a hole behind its last byte."""
     return {
-        "holes": [stretch_document(each) for each in gaps.holes],
+        "holes": [
+            {
+                **stretch_document(each),
+                "known": [_known_document(known) for known in inventory.explain(each)],
+            }
+            for each in gaps.holes
+        ],
         "missing_histories": [each.history_name for each in gaps.histories],
+    }
+
+
+def _known_document(hole: KnownHole) -> dict[str, Any]:
+    return {
+        **stretch_document(hole.stretch),
+        "reason": hole.reason,
+        "found": hole.found.strftime(TIME_FORMAT),
+        "is_accepted": hole.is_accepted,
     }
 
 

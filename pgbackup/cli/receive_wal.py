@@ -8,15 +8,18 @@ from typing import Annotated
 
 import typer
 
+from pgbackup.archiving.heldslot import Servers, SlotOptions
 from pgbackup.archiving.receive import ReceiveOptions, WalReceiver
+from pgbackup.archiving.slotguard import SlotCap
 from pgbackup.archiving.stopping import StopRequest
 from pgbackup.cli import connection, options
-from pgbackup.cli.amounts import parse_compression
+from pgbackup.cli.amounts import parse_compression, parse_size
 from pgbackup.cli.output import say
 from pgbackup.errors import CorruptData, ExitCode, Interrupted, UsageError
 from pgbackup.interrupts import ENDING_SIGNALS
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication.libpq import LibpqTransport
+from pgbackup.replication.transport import Host
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
 
@@ -39,6 +42,25 @@ def receive_wal(
     ] = False,
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="With -C: use a slot that is there.")
+    ] = False,
+    slot_cap: Annotated[
+        str | None,
+        typer.Option(
+            "--slot-cap",
+            metavar="SIZE[,warn|release]",
+            help="Warn when the slot retains more; or drop it, record the gap and exit.",
+        ),
+    ] = None,
+    slot_interval: Annotated[
+        float, typer.Option("--slot-interval", min=0.1, help="Seconds between looks at the slot.")
+    ] = 60,
+    shadow_slots: Annotated[
+        bool,
+        typer.Option("--shadow-slots", help="Keep the slot on the other hosts, for a failover."),
+    ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option("--accept-gap", help="Go on behind WAL that the server has removed."),
     ] = False,
     synchronous: Annotated[
         bool,
@@ -68,9 +90,18 @@ def receive_wal(
         raise UsageError("-C (--create-slot) needs the name of the slot: add -S NAME")
     if if_not_exists and not create_slot:
         raise UsageError("--if-not-exists goes with -C (--create-slot)")
+    if slot is None and (slot_cap is not None or shadow_slots):
+        raise UsageError("--slot-cap and --shadow-slots need the name of the slot: add -S NAME")
     compression = parse_compression(compress)
+    watched = slot and SlotOptions(
+        slot,
+        interval=slot_interval,
+        cap=None if slot_cap is None else parse_slot_cap(slot_cap),
+        is_shadowed=shadow_slots,
+        tells_blindness=not once,
+    )
     wanted = ReceiveOptions(
-        slot=slot,
+        slot=watched or None,
         create_slot=create_slot,
         exists_ok=if_not_exists,
         synchronous=synchronous,
@@ -80,6 +111,7 @@ def receive_wal(
         level=None if compression is None else compression.level,
         wait=wait,
         system=options.parse_system(system),
+        accept_gap=accept_gap,
     )
     connector = connection.Connector(
         host, port, username, dbname, never_ask=no_password, ask=password
@@ -91,9 +123,22 @@ def receive_wal(
             with signals.interrupting():
                 return connector.connect()
 
+        def hosts() -> list[Host]:
+            return [Host(name, each.connect_quietly) for name, each in connector.each_host()]
+
+        servers = Servers(connector.connect_quietly, hosts)
+        tell = _silent if quiet else _tell
         with suppress(Interrupted):
-            WalReceiver(connect, repository, wanted, stop, _silent if quiet else _tell).run()
+            WalReceiver(connect, repository, wanted, stop, tell, servers).run()
         return ExitCode.OK if stop.reason in (None, "SIGTERM") else ExitCode.INTERRUPTED
+
+
+def parse_slot_cap(text: str) -> SlotCap:
+    """Read SIZE, SIZE,warn or SIZE,release. Raises: UsageError."""
+    size, _, policy = text.partition(",")
+    if policy not in ("", "warn", "release"):
+        raise UsageError(f'"{policy}" is no policy for a slot cap', hint="Use warn or release.")
+    return SlotCap(parse_size(size), policy == "release")
 
 
 def parse_position(value: str) -> Lsn:

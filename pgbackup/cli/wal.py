@@ -63,9 +63,9 @@ def list_gaps(
     inventory = read_inventory(cluster)
     gaps = inventory.gaps()
     if json:
-        print_json({"system_identifier": str(cluster.system), **gaps_document(gaps)})
+        print_json({"system_identifier": str(cluster.system), **gaps_document(inventory, gaps)})
     else:
-        print_gaps(gaps)
+        print_gaps(inventory, gaps)
     warn_of_unread(inventory)
     return gaps_status(inventory, gaps)
 

@@ -50,7 +50,7 @@ def fill_wal(
     else:
         for filled in report.filled:
             _print(filled)
-        print_gaps(report.gaps)
+        print_gaps(report.inventory, report.gaps)
     for name, error in report.failures:
         say_warning(f"{name}: {error.message}")
     warn_of_unread(report.inventory)
@@ -79,6 +79,6 @@ def _print_document(system: int, report: FillReport) -> None:
             "failures": [
                 {"host": name, "reason": error.message} for name, error in report.failures
             ],
-            **gaps_document(report.gaps),
+            **gaps_document(report.inventory, report.gaps),
         }
     )

@@ -116,20 +116,27 @@ class WalDirectory:
                     full.add(name.segment(self._segment_size))
         return Contents(frozenset(full), frozenset(partial))
 
-    def resume_position(self, history: TimelineHistory) -> WalPosition | None:
+    def resume_position(
+        self,
+        history: TimelineHistory,
+        is_given_up: Callable[[Segment], bool] = lambda segment: False,
+    ) -> WalPosition | None:
         """The start of the segment to go on with, or None if nothing of this history is there.
 
         That is the newest .partial that nothing has taken the place of; else the segment after
         the last full one of the newest timeline. A backup may have stored full segments far
         ahead of the .partial: what lies between would be missing for ever.
 
-        history: of the server's timeline; files that it does not lead through do not count.
+        history:     of the server's timeline; files that it does not lead through do not count.
+        is_given_up: tells of a segment whether its .partial will never be completed.
         """
         found = self.contents()
         spans = [span for span in all_spans(history) if span.start < span.end]
         for number in range(len(spans) - 1, -1, -1):
             for segment in sorted(within(spans[number], found.partial), key=_by_number):
-                if not self._is_superseded(segment, spans[number:], found):
+                if not (
+                    is_given_up(segment) or self._is_superseded(segment, spans[number:], found)
+                ):
                     return WalPosition(segment.timeline, segment.start)
         for number in range(len(spans) - 1, -1, -1):
             full = within(spans[number], found.full)

@@ -40,6 +40,13 @@ class Stretch(NamedTuple):
         """The position behind the last byte."""
         return self.last.end
 
+    def __contains__(self, segment: object) -> bool:
+        return (
+            isinstance(segment, Segment)
+            and segment.timeline == self.timeline
+            and self.first.number <= segment.number <= self.last.number
+        )
+
     def segments(self) -> Iterator[Segment]:
         """Yield all of them in order."""
         for number in range(self.first.number, self.last.number + 1):
@@ -143,6 +150,7 @@ def find_gaps(
     histories: Mapping[Timeline, TimelineHistory],
     needs: Sequence[Need],
     segment_size: int,
+    known: Sequence[Stretch] = (),
 ) -> Gaps:
     """Find what is missing on the way to the newest WAL of each timeline.
 
@@ -152,6 +160,7 @@ def find_gaps(
     all of it.
 
     histories: of those timelines whose file is there.
+    known:     what is known to be missing, though nothing newer may be there.
     """
     wanted: Numbers = {}
     unknown = []
@@ -161,7 +170,7 @@ def find_gaps(
             history = TimelineHistory(timeline)
             if timeline > 1:
                 unknown.append(timeline)
-        for span in (*_way(history, there, needs, segment_size), *_own(history, needs)):
+        for span in (*_way(history, there, needs, segment_size, known), *_own(history, needs)):
             first, end = span.start // segment_size, span.end // segment_size
             if first < end:
                 wanted.setdefault(span.timeline, []).append((first, end))
@@ -180,10 +189,11 @@ def _way(
     there: Sequence[TimelineWal],
     needs: Sequence[Need],
     segment_size: int,
+    known: Sequence[Stretch],
 ) -> list[WalSpan]:
     """The WAL that must be there for the newest of a timeline to be reached."""
     starts = [need.start for need in needs if need.start in history and not need.is_alone]
-    end = _newest(history, there, needs, segment_size)
+    end = _newest(history, there, needs, segment_size, known)
     if starts:
         start = min(starts, key=lambda each: each.lsn)
     elif needs:
@@ -214,6 +224,7 @@ def _newest(
     there: Sequence[TimelineWal],
     needs: Sequence[Need],
     segment_size: int,
+    known: Sequence[Stretch],
 ) -> Lsn:
     """Up to where there must be segments. At an unfinished one, the complete ones end."""
     begin = history.entries[-1].switch if history.entries else Lsn(0)
@@ -222,6 +233,12 @@ def _newest(
         if each.timeline == history.timeline:
             ends += [stretch.end for stretch in each.stretches]
             ends += [segment.start for segment in each.partial]
+    unfinished = {segment for each in there for segment in each.partial}
+    ends += [
+        stretch.last.start if stretch.last in unfinished else stretch.end
+        for stretch in known
+        if stretch.timeline == history.timeline
+    ]
     ends += [need.end.lsn for need in needs if need.end.timeline == history.timeline]
     return max(ends)
 

@@ -8,7 +8,8 @@ from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.archive import WalArchive
 from pgbackup.repo.catalog import BackupRecord
-from pgbackup.repo.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
+from pgbackup.repo.coverage import Gaps, Need, Stretch, TimelineWal, by_timeline, find_gaps
+from pgbackup.repo.knownholes import KnownHole, read_known_holes
 from pgbackup.repo.repository import ClusterRepository
 
 
@@ -17,6 +18,7 @@ class Inventory(NamedTuple):
 
     segment_size: bytes.
     unread:       labels of backups whose needs are not known, since their records are damaged.
+    known:        holes that a receiver recorded; some may be filled.
     """
 
     segment_size: int
@@ -24,10 +26,18 @@ class Inventory(NamedTuple):
     histories: Mapping[Timeline, TimelineHistory]
     needs: tuple[Need, ...]
     unread: tuple[str, ...]
+    known: tuple[KnownHole, ...]
 
     def gaps(self) -> Gaps:
         """What is missing."""
-        return find_gaps(self.timelines, self.histories, self.needs, self.segment_size)
+        known = [each.stretch for each in self.known]
+        return find_gaps(self.timelines, self.histories, self.needs, self.segment_size, known)
+
+    def explain(self, hole: Stretch) -> tuple[KnownHole, ...]:
+        """What is known of a hole, or of parts of it."""
+        return tuple(
+            each for each in self.known if each.stretch.first in hole or hole.first in each.stretch
+        )
 
 
 def read_timelines(cluster: ClusterRepository) -> list[TimelineWal]:
@@ -57,6 +67,7 @@ def read_inventory(cluster: ClusterRepository) -> Inventory:
         histories,
         tuple(_need(record, size, record.label in alone) for record in records),
         tuple(each.label for each in damaged),
+        tuple(read_known_holes(cluster, size)),
     )
 
 

@@ -4,6 +4,7 @@ pgbackup.json                        the format, and the repository's identity
 <system identifier>/cluster.json     what must stay the same: major version, segment size
 <system identifier>/wal-verified.json up to where the WAL archive was verified
 <system identifier>/walindex/        what is noted of the segments; may be removed
+<system identifier>/wal-holes.json   holes in it that a receiver knows of, and why
 <system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
 <system identifier>/conflict/        WAL that came under a name bound to other content
 <system identifier>/backups/<label>/ archives, indexes, backup_manifest, the record, and a pin
@@ -58,6 +59,11 @@ def wal_folder(system: int) -> str:
 def wal_verified_object(system: int) -> str:
     """The object that remembers up to where the WAL archive was verified."""
     return f"{system}/wal-verified.json"
+
+
+def wal_holes_object(system: int) -> str:
+    """The object that says which holes a receiver had to leave in the WAL archive, and why."""
+    return f"{system}/wal-holes.json"
 
 
 def wal_object(system: int, name: str, *, compressed: bool) -> str:

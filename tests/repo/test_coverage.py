@@ -6,7 +6,7 @@ from pgbackup.errors import CorruptData
 from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileName, WalPosition
 from pgbackup.repo.archive import ArchivedFile
-from pgbackup.repo.coverage import Gaps, Need, TimelineWal, by_timeline, find_gaps
+from pgbackup.repo.coverage import Gaps, Need, Stretch, TimelineWal, by_timeline, find_gaps
 
 MIB = 1 << 20
 Parents = dict[int, list[tuple[int, int]]]
@@ -200,3 +200,20 @@ def test_a_segment_in_both_forms_counts_once() -> None:
 def test_a_name_that_no_segment_of_this_size_has_is_damage() -> None:
     with pytest.raises(CorruptData, match="no segment of 16777216 bytes has this name"):
         by_timeline(files(["000000010000000000000100"]), 16 * MIB)
+
+
+def test_what_is_known_to_be_missing_counts_with_nothing_behind_it() -> None:
+    def known(first: int, last: int) -> Stretch:
+        return Stretch(Segment(Timeline(1), first, MIB), Segment(Timeline(1), last, MIB))
+
+    there = by_timeline(files(segments(1, [3, 4, 6])), MIB)
+
+    def found(*stretches: Stretch) -> list[str]:
+        return holes(find_gaps(there, {}, [], MIB, stretches))
+
+    assert found(known(7, 9)) == ["1:5-5", "1:7-9"]
+    assert found(known(5, 6)) == ["1:5-5"]
+    there = by_timeline(files([*segments(1, [3, 4, 6]), segments(1, [8])[0] + ".partial"]), MIB)
+    assert found(known(7, 8)) == ["1:5-5", "1:7-7"], "the last one is being received"
+    there = by_timeline(files(segments(1, [3, 4, 6])), MIB)
+    assert found(known(1, 2)) == ["1:5-5"], "what is older than anything is not needed"
