@@ -2,25 +2,20 @@
 
 import os
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
 from pgbackup.pg.control import ClusterState, ControlFile
-from tests.cli.program import ROOT, succeed
+from tests.archiving.acknowledged import hook
+from tests.cli.program import succeed
 from tests.cluster import Cluster, ClusterError
 from tests.fix_cluster import ClusterFactory
 
 pytestmark = pytest.mark.interop
 
 ROWS = "SELECT count(*), coalesce(max(n), 0) FROM t"
-
-
-def hook(verb: str, repo: Path, *rest: str) -> str:
-    """A command for postgresql.conf."""
-    words = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "pgbackup", verb, "-B", str(repo)]
-    return " ".join([*map(shlex.quote, words), *rest])
+COUNT = "SELECT count(*)::int FROM t"
 
 
 def archiving(repo: Path) -> dict[str, str | int | float | bool]:
@@ -158,6 +153,87 @@ def test_a_repository_that_goes_away_in_mid_recovery_does_not_promote_the_server
         assert restored.sql(ROWS) == expected
 
 
+def begin_standby(target: Path) -> None:
+    """Let a restored directory become a standby that lives on its restore_command alone."""
+    (target / "recovery.signal").unlink()
+    (target / "standby.signal").touch()
+
+
+def test_a_standby_fed_by_the_archive_alone_holds_what_was_archived_and_can_be_promoted(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    """RC-02: its commands run, and an end command that fails only warns."""
+    repo, target = tmp_path / "repo", tmp_path / "data"
+    server = backed_up(cluster_factory, major, repo, 3)
+    server.sql("INSERT INTO t VALUES (-1)")  # in a segment that is not archived
+    restore(repo, target, hook("wal-get", repo, "--timeout", "0", "%f", "%p"))
+    begin_standby(target)
+    settings = {
+        "wal_retrieve_retry_interval": "200ms",
+        "archive_cleanup_command": f"touch {shlex.quote(str(tmp_path))}/cleaned-%r",
+        "recovery_end_command": f"touch {shlex.quote(str(tmp_path / 'ended'))}; false",
+    }
+    with Cluster.open_existing(target, major, as_caller=True, settings=settings) as standby:
+        standby.start()
+        standby.poll_until(COUNT, 150)
+        wait_until_archived(server, insert(server, 1))
+        standby.poll_until(COUNT, 201)
+        server.sql("CHECKPOINT")
+        wait_until_archived(server, insert(server, 1))
+        standby.poll_until(COUNT, 251)  # so the checkpoint is replayed too
+        standby.sql("CHECKPOINT")
+        server.stop("immediate")
+        standby.promote()
+        standby.poll_until("SELECT pg_is_in_recovery()", False)
+        assert standby.sql(COUNT) == [(251,)]
+        wait_until_archived(standby, insert(standby, 1))
+        assert list(tmp_path.glob("cleaned-0000*"))
+        assert (tmp_path / "ended").exists()
+        assert "recovery_end_command" in standby.log
+        assert not list((target / "pg_wal").glob("RECOVERY*"))
+    assert len(list(repo.glob("*/wal/00000002.history"))) == 1
+    restore(repo, tmp_path / "other", hook("wal-get", repo, "%f", "%p"))
+    with Cluster.open_existing(tmp_path / "other", major, as_caller=True) as restored:
+        restored.start()
+        restored.poll_until("SELECT pg_is_in_recovery()", False)
+        assert restored.sql("SELECT timeline_id FROM pg_control_checkpoint()") == [(3,)]
+        assert restored.sql(COUNT) == [(301,)]
+
+
+def test_a_standby_archives_what_it_receives_only_if_it_always_does(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    """RC-07: what two servers archive is there once, and both succeed."""
+    repo = tmp_path / "repo"
+    primary = cluster_factory(major, as_caller=True, settings=archiving(repo))
+    archived = "SELECT archived_count::int, failed_count::int FROM pg_stat_archiver"
+    with primary.standby(primary.pgdata.parents[1] / "standby") as standby:
+        standby.start()
+        wait_until_archived(primary, switch_used(primary))
+        name = switch_used(primary)
+        wait_until_archived(primary, name)
+        status = standby.pgdata / "pg_wal" / "archive_status" / f"{name}.done"
+        standby.poll_until("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()")
+        assert not list(status.parent.glob("*.ready"))
+        assert standby.sql(archived) == [(0, 0)]
+        standby.configure({"archive_mode": "always"})
+        standby.restart()
+        standby.poll_until("SELECT count(*) = 1 FROM pg_stat_wal_receiver")
+        name = switch_used(primary)
+        wait_until_archived(primary, name)
+        wait_until_archived(standby, name)
+        assert standby.sql(archived)[0][1] == 0
+    assert primary.sql(archived)[0][1] == 0
+    assert len(list(repo.glob(f"*/wal/{name}*"))) == 1
+    assert not list(repo.glob("*/conflict/*"))
+
+
+def switch_used(server: Cluster) -> str:
+    """Write something, and end its segment; return the segment's name."""
+    server.sql("SELECT pg_logical_emit_message(true, 'test', 'text')")
+    return switch(server)
+
+
 def test_a_standby_that_lives_on_the_archive_outlives_its_absence(
     cluster_factory: ClusterFactory, tmp_path: Path
 ) -> None:
@@ -165,35 +241,34 @@ def test_a_standby_that_lives_on_the_archive_outlives_its_absence(
     repo, target = tmp_path / "repo", tmp_path / "data"
     server = backed_up(cluster_factory, 18, repo, 3)
     restore(repo, target, hook("wal-get", repo, "--timeout", "0", "%f", "%p"))
-    (target / "recovery.signal").unlink()
-    (target / "standby.signal").touch()
+    begin_standby(target)
     with Cluster.open_existing(
         target, 18, as_caller=True, settings={"wal_retrieve_retry_interval": "200ms"}
     ) as standby:
         standby.start()
-        standby.poll_until(ROWS.replace(", coalesce(max(n), 0)", ""), 150)
+        standby.poll_until(COUNT, 150)
         repo.rename(repo.with_name("away"))
         insert(server, 2)
         standby.poll_until("SELECT pg_is_in_recovery()", True)
         repo.with_name("away").rename(repo)
-        standby.poll_until(ROWS.replace(", coalesce(max(n), 0)", ""), 250, timeout=120)
+        standby.poll_until(COUNT, 250, timeout=120)
         wal = standby.pgdata / "pg_wal"
         assert not list(wal.glob("RECOVERY*"))
 
 
+@pytest.mark.parametrize("major", [13, 15, 18])
 def test_a_shutdown_does_not_wait_for_a_blocked_restore_command(
-    cluster_factory: ClusterFactory, tmp_path: Path
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
 ) -> None:
     """RC-20: the hook ends by the signal that the startup process gets."""
     repo, target = tmp_path / "repo", tmp_path / "data"
-    server = backed_up(cluster_factory, 18, repo, 2)
+    server = backed_up(cluster_factory, major, repo, 2)
     server.stop()
     restore(repo, target, hook("wal-get", repo, "--timeout", "300", "%f", "%p"))
-    (target / "recovery.signal").unlink()
-    (target / "standby.signal").touch()
-    with Cluster.open_existing(target, 18, as_caller=True) as standby:
+    begin_standby(target)
+    with Cluster.open_existing(target, major, as_caller=True) as standby:
         standby.start()
-        standby.poll_until(ROWS.replace(", coalesce(max(n), 0)", ""), 100)
+        standby.poll_until(COUNT, 100)
         repo.rename(repo.with_name("away"))
         standby.stop("fast", timeout=10)
         assert not standby.running
