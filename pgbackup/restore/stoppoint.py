@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from pgbackup.pg.lsn import Lsn, Segment
+from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, from_datetime, to_datetime
 from pgbackup.repo.walindex import SegmentNotes, WalIndex
 from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind
@@ -85,7 +85,7 @@ def passes(target: RecoveryTarget, index: WalIndex) -> Callable[[Segment, Segmen
             return lambda segment, notes: (
                 not notes.ends or not notes.low_xid <= xid <= notes.high_xid
             )
-    return lambda segment, notes: not _has_restore_point(segment, index)
+    return _Named(target.name, index).passes
 
 
 def first_stop(records: Iterable[Seen], target: RecoveryTarget) -> StopPoint | None:
@@ -126,9 +126,20 @@ def _first_stopping_time(target: RecoveryTarget) -> int:
     return from_datetime(target.time) + (1 if target.is_inclusive else 0)
 
 
-def _has_restore_point(segment: Segment, index: WalIndex) -> bool:
-    found = index.timeline(segment.timeline)
-    return found is None or any(
-        event.kind is EventKind.RESTORE_POINT and segment.start <= event.lsn < segment.end
-        for event in found.events
-    )
+class _Named:
+    """Knows the segments that have a restore point of one name."""
+
+    def __init__(self, name: str | None, index: WalIndex) -> None:
+        self._name = name
+        self._index = index
+        self._numbers: dict[Timeline, set[int]] = {}
+
+    def passes(self, segment: Segment, notes: SegmentNotes) -> bool:
+        if segment.timeline not in self._numbers:
+            found = self._index.timeline(segment.timeline)
+            self._numbers[segment.timeline] = {
+                event.lsn // segment.size
+                for event in (() if found is None else found.events)
+                if event.kind is EventKind.RESTORE_POINT and event.name == self._name
+            }
+        return segment.number not in self._numbers[segment.timeline]
