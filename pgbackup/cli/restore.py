@@ -101,7 +101,8 @@ def restore(
         primary=recovery.primary(host, port, username, dbname, slot),
         keep_standby_signal=keep_standby_signal,
     )
-    decision = decide(cluster, wishes)
+    with progress_bar("reading WAL", options.wants_progress(progress, quiet)) as bar:
+        decision = decide(cluster, wishes, bar, may_write=not plan)
     decided = plan_restore(
         decision.record, directory, tablespace_mapping or [], recovery=decision.recovery
     )

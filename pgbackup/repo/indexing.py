@@ -47,16 +47,20 @@ def bring_up_to_date(
     segment_size: int,
     begin: Callable[[int], object] = bool,
     advance: Callable[[int], object] = bool,
+    *,
+    is_stored: bool = True,
 ) -> Indexed:
     """Read what is new, and give the notes of all segments that are there.
 
     timelines: what is there.
     begin:     told how many bytes of WAL are to be read.
     advance:   told of those that were.
+    is_stored: keep what was read, so that nobody has to read it again.
 
     Raises: StorageError.
     """
-    return _Indexing(cluster, timelines, segment_size).run(begin, advance)
+    indexing = _Indexing(cluster, timelines, segment_size, is_stored=is_stored)
+    return indexing.run(begin, advance)
 
 
 def read_records(
@@ -98,9 +102,15 @@ class _Indexing:
     """
 
     def __init__(
-        self, cluster: ClusterRepository, timelines: Sequence[TimelineWal], segment_size: int
+        self,
+        cluster: ClusterRepository,
+        timelines: Sequence[TimelineWal],
+        segment_size: int,
+        *,
+        is_stored: bool,
     ) -> None:
         self._cluster = cluster
+        self._is_stored = is_stored
         self._timelines = {each.timeline: each for each in timelines}
         self._size = segment_size
         self._stored: dict[Timeline, list[Piece]] = {}
@@ -167,6 +177,8 @@ class _Indexing:
 
     def _store(self) -> None:
         """Store what is new, together with smaller pieces, so that there are never many."""
+        if not self._is_stored:
+            return
         with suppress(StorageDenied):  # then it is read again the next time
             if self._new:
                 self._cluster.storage.reap(layout.wal_index_folder(self._cluster.system))

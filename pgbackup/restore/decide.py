@@ -1,6 +1,7 @@
 """From what the user wants to what is restored: the backup, the way on, and the settings.
 
-Reads the repository and writes nothing; whatever cannot be reached is refused here.
+Whatever cannot be reached is refused here. Writes nothing but notes of the WAL that it had to read,
+and those only if it may.
 """
 
 import shlex
@@ -11,7 +12,7 @@ from pgbackup.errors import NotFound, UsageError, WalGap
 from pgbackup.pg.lsn import Timeline
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.indexing import bring_up_to_date
-from pgbackup.repo.inventory import Inventory, read_inventory
+from pgbackup.repo.inventory import read_inventory
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.repo.walindex import WalIndex
 from pgbackup.restore.choose import Choice, Chooser
@@ -25,6 +26,7 @@ from pgbackup.restore.recoverytarget import (
 from pgbackup.restore.settings import Primary, Recovery
 from pgbackup.restore.timelinepath import WalMap
 from pgbackup.restore.walsearch import WalSearch
+from pgbackup.stream.progress import Meter, SilentMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,17 @@ def restore_command(program: Sequence[str], repository: str) -> str:
     return " ".join([*(shlex.quote(word).replace("%", "%%") for word in words), "%f", "%p"])
 
 
-def decide(cluster: ClusterRepository, wishes: Wishes) -> Decision:
+def decide(
+    cluster: ClusterRepository,
+    wishes: Wishes,
+    meter: Meter | None = None,
+    *,
+    may_write: bool = True,
+) -> Decision:
     """Decide what is restored.
+
+    meter:     told of the WAL that has to be read for that.
+    may_write: keep notes of that WAL in the repository.
 
     Raises: UsageError, NotFound, WalGap if the target cannot be reached, CorruptData, StorageError.
     """
@@ -89,7 +100,7 @@ def decide(cluster: ClusterRepository, wishes: Wishes) -> Decision:
         return Decision(cluster.catalog.get(wishes.label or "latest"), recovery)
     if wishes.restore_command is not None:
         return _unchecked(cluster, wishes, recovery)
-    choice = _choose(cluster, wishes)
+    choice = _choose(cluster, wishes, meter or SilentMeter(), may_write=may_write)
     timeline = str(choice.route.timeline)
     if wishes.is_standby and not isinstance(wishes.timeline, Timeline):
         timeline = LATEST_TIMELINE  # that of its primary, whatever it will be
@@ -110,27 +121,30 @@ def _completed(wishes: Wishes) -> Wishes:
     return wishes
 
 
-def _choose(cluster: ClusterRepository, wishes: Wishes) -> Choice:
+def _choose(cluster: ClusterRepository, wishes: Wishes, meter: Meter, *, may_write: bool) -> Choice:
     label = None if wishes.label is None else cluster.catalog.get(wishes.label).label
     inventory = read_inventory(cluster)
     records = cluster.catalog.list()
     if not records:
         cluster.catalog.get("latest")  # says that there is none
         raise NotFound("could not find a backup that can be read")
-    index = _index(cluster, wishes.target, inventory)
+    index = WalIndex({})
+    if wishes.target.is_given and wishes.target.kind is not TargetKind.IMMEDIATE:
+        # what is noted of the archive's segments, so that few have to be read
+        index = bring_up_to_date(
+            cluster,
+            inventory.timelines,
+            inventory.segment_size,
+            meter.begin,
+            meter.advance,
+            is_stored=may_write,
+        ).index
     wal = WalMap(records, inventory.histories, inventory.timelines, index)
     search = WalSearch(cluster.archive, cluster.system, index)
     goal = wishes.timeline
     if wishes.is_standby and goal is None:
         goal = LATEST_TIMELINE
     return Chooser(wal, wishes.target, search, label=label, goal=goal).choose()
-
-
-def _index(cluster: ClusterRepository, target: RecoveryTarget, inventory: Inventory) -> WalIndex:
-    """What is noted of the archive's segments, so that few have to be read."""
-    if not target.is_given or target.kind is TargetKind.IMMEDIATE:
-        return WalIndex({})
-    return bring_up_to_date(cluster, inventory.timelines, inventory.segment_size).index
 
 
 def _unchecked(cluster: ClusterRepository, wishes: Wishes, recovery: Recovery) -> Decision:

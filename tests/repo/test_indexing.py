@@ -218,3 +218,11 @@ def test_of_overlapping_pieces_each_segment_counts_once(cluster: ClusterReposito
     assert list(index.column("commits")) == [1, 5, 6, 7, 9]
     stored = put_piece(cluster, whole, MIB)
     assert [p.rows for p in read_pieces(cluster, MIB)] == [stored.rows]
+
+
+def test_what_was_read_need_not_be_kept(cluster: ClusterRepository) -> None:
+    put(cluster, *wal(5, 3))
+    timelines = read_timelines(cluster)
+    indexed = bring_up_to_date(cluster, timelines, MIB, is_stored=False)
+    assert len(indexed.index) == 3
+    assert objects(cluster) == []

@@ -72,6 +72,9 @@ def test_a_prepared_transaction_waits_at_a_target_between_prepare_and_commit(
     server.sql("COMMIT PREPARED 'p'")
     server.sql("INSERT INTO t VALUES (2)")
     archived(server)
+    before = sorted(repo.rglob("*"))
+    restore(repo, target, "--target-name", "between", "--plan")
+    assert sorted(repo.rglob("*")) == before  # what was read for the plan is not noted
     restore(repo, target, "--target-name", "between", "--target-action", "promote")
     with promoted(target, major) as restored:
         assert restored.sql("SELECT gid FROM pg_prepared_xacts") == [("p",)]
