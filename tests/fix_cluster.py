@@ -32,6 +32,8 @@ ClusterFactory = Callable[..., Cluster]
 CLUSTERS = pytest.StashKey[list[Cluster]]()
 BASETEMP = "pgb-pytest-"
 SECONDS_PER_DAY = 86400
+ON_DISK = 32
+"""Megabytes of a segment from which a cluster is too large to lie in memory, or to be kept."""
 OWN_BASETEMP = pytest.StashKey[Path]()
 
 
@@ -144,17 +146,25 @@ def newest_cluster(cluster_factory: ClusterFactory) -> Cluster:
 def make_factory(node: pytest.Item, templates: Path, stack: ExitStack) -> ClusterFactory:
     """Function that makes clusters in a directory of their own until the stack ends."""
     clusters = node.stash.setdefault(CLUSTERS, [])
-    base = Path(tempfile.mkdtemp(prefix="pgb-", dir=cluster_space()))
-    stack.callback(shutil.rmtree, base, ignore_errors=True)
     stack.callback(clusters.clear)
+
+    def base(parent: Path) -> Path:
+        made = Path(tempfile.mkdtemp(prefix="pgb-", dir=parent))
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        return made
+
+    space = base(cluster_space())
 
     def factory(major: int, *, start: bool = True, **options: object) -> Cluster:
         try:
             install(major)
         except MissingProgram as error:
             pytest.fail(str(error), pytrace=False)
-        directory = base / str(len(clusters))
-        made = Cluster.create(directory, major, templates=templates, **options)  # type: ignore[arg-type]
+        if int(str(options.get("wal_segsize_mb", 1))) >= ON_DISK:
+            directory, kept = base(Path(tempfile.gettempdir())) / "0", None
+        else:
+            directory, kept = space / str(len(clusters)), templates
+        made = Cluster.create(directory, major, templates=kept, **options)  # type: ignore[arg-type]
         stack.enter_context(made)
         clusters.append(made)
         if start:

@@ -86,16 +86,23 @@ def expect_no_hole_and_no_wrong_byte(
     numbers = [each.number for each in found]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     for segment in found:
-        own = (server.pgdata / "pg_wal" / segment.name).read_bytes()
-        assert b"".join(archive.chunks(segment.name, size)) == own, segment.name
+        with (server.pgdata / "pg_wal" / segment.name).open("rb") as own:
+            for chunk in archive.chunks(segment.name, size):
+                assert own.read(len(chunk)) == chunk, segment.name
+            assert not own.read(1), segment.name
     last = Segment.containing(Timeline(timeline), received, size)
     assert found[-1].end == last.start
     length = received - last.start
     if length:
         (partial,) = (tmp_path / "repo").glob(f"*/wal/{last.name}.partial")
-        own = (server.pgdata / "pg_wal" / last.name).read_bytes()
         assert partial.stat().st_size == size
-        assert partial.read_bytes()[:length] == own[:length]
+        with (
+            partial.open("rb") as received_part,
+            open(server.pgdata / "pg_wal" / last.name, "rb") as own,
+        ):
+            while chunk := received_part.read(min(length, MIB)):
+                assert own.read(len(chunk)) == chunk
+                length -= len(chunk)
 
 
 def is_streaming(server: Cluster, name: str) -> bool:
