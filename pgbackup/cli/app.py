@@ -44,6 +44,8 @@ VERBS = {
     "wal": "wal",
     "status": "status",
     "windows": "windows",
+    "check": "check",
+    "cron": "cron",
 }
 """Each verb and its function, or group of them, in the module of its name with underscores."""
 

@@ -1,5 +1,7 @@
 """`pgbackup verify`."""
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -8,9 +10,10 @@ from pgbackup.backup.verify import VerifyReport, verify_backup
 from pgbackup.cli import options
 from pgbackup.cli.amounts import default_workers
 from pgbackup.cli.output import format_size, print_json, progress_bar, say
-from pgbackup.errors import ExitCode, UsageError
+from pgbackup.errors import ExitCode, StorageError, UsageError
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.repo.verifications import Verification, put_verification
 
 
 def verify(
@@ -44,6 +47,9 @@ def verify(
                 cluster, record, jobs=jobs or default_workers(), meter=bar, fail_fast=fail_fast
             )
         reports.append(report)
+        with suppress(StorageError):  # who may only read verifies all the same
+            result = Verification(datetime.now(UTC), len(report.problems))
+            put_verification(cluster, record, result)
         if not (quiet or json):
             _tell(report)
     if json:

@@ -2,6 +2,8 @@
 
 pgbackup.json                        the format, and the repository's identity
 <system identifier>/cluster.json     what must stay the same: major version, segment size
+<system identifier>/backups-verified.json which backups were verified, and with what result
+<system identifier>/cron.json        how the last run of `cron` ended
 <system identifier>/wal-verified.json up to where the WAL archive was verified
 <system identifier>/walindex/        what is noted of the segments; may be removed
 <system identifier>/wal-holes.json   holes in it that a receiver knows of, and why
@@ -64,6 +66,21 @@ def wal_verified_object(system: int) -> str:
 def wal_holes_object(system: int) -> str:
     """The object that says which holes a receiver had to leave in the WAL archive, and why."""
     return f"{system}/wal-holes.json"
+
+
+def backups_verified_object(system: int) -> str:
+    """The object that remembers which backups were verified."""
+    return f"{system}/backups-verified.json"
+
+
+def cron_object(system: int) -> str:
+    """The object that remembers how the last run of `cron` ended."""
+    return f"{system}/cron.json"
+
+
+def cron_lock(system: int) -> str:
+    """The lock that the one run of `cron` for a cluster holds."""
+    return f"{system}/cron"
 
 
 def wal_object(system: int, name: str, *, compressed: bool) -> str:

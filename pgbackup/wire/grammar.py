@@ -153,6 +153,31 @@ class AdvanceSlot:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectActivity:
+    """Ask by SQL how the server is doing, in one row.
+
+    Columns: whether it is in recovery, its time in seconds since 1970, files archived, failures,
+    the file of the last failure if nothing was archived since, synchronous standbys that are
+    connected (NULL if the role may not know), names of slots that hold WAL for nobody.
+    """
+
+    def text(self, major: int) -> str:
+        return (
+            "SELECT pg_catalog.pg_is_in_recovery(),"
+            " extract(epoch FROM pg_catalog.clock_timestamp())::text,"
+            " a.archived_count, a.failed_count,"
+            " CASE WHEN a.last_failed_time >= coalesce(a.last_archived_time, '-infinity')"
+            " THEN a.last_failed_wal END,"
+            " CASE WHEN pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')"
+            " THEN (SELECT count(*) FROM pg_catalog.pg_stat_replication"
+            " WHERE sync_state IN ('sync', 'quorum')) END,"
+            " (SELECT coalesce(pg_catalog.string_agg(slot_name::text, ' '), '')"
+            " FROM pg_catalog.pg_replication_slots WHERE NOT active AND restart_lsn IS NOT NULL)"
+            " FROM pg_catalog.pg_stat_archiver a"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StartPhysicalReplication:
     """Stream WAL of a timeline from a position on."""
 

@@ -1,0 +1,61 @@
+"""Judges the replication slot that keeps WAL for us."""
+
+from pgbackup.care.finding import Findings, critical, fine, warning
+from pgbackup.replication.slotstate import SlotState, WalStatus
+
+NEARLY = 0.2
+"""The share of max_slot_wal_keep_size that is left when it gets serious."""
+
+
+def judge_no_slot(name: str) -> Findings:
+    """The server has none of that name."""
+    yield critical(
+        "slot",
+        f'there is no replication slot "{name}": the server keeps no WAL for us',
+        f"pgbackup slot create --reserve-wal {name}",
+    )
+
+
+def judge_slot(slot: SlotState, keep_size: str) -> Findings:
+    """What one slot is in danger of.
+
+    keep_size: max_slot_wal_keep_size, as the server shows it.
+    """
+    drop = f"pgbackup slot drop {slot.name}; pgbackup slot create --reserve-wal {slot.name}"
+    name = f'slot "{slot.name}"'
+    if slot.kind != "physical":
+        yield critical("slot", f"{name} is {slot.kind}: it cannot hold WAL for us", drop)
+        return
+    if slot.is_lost:
+        yield critical(
+            "slot",
+            f"{name} is lost: the server removed WAL that it should have held",
+            f"{drop}; then pgbackup wal fill, and pgbackup backup",
+        )
+        return
+    if slot.status is WalStatus.UNRESERVED:
+        yield critical(
+            "slot",
+            f"{name} will be lost at the next checkpoint: it holds {slot.retained} bytes",
+            f"pgbackup receive-wal -S {slot.name} --once, at once",
+        )
+    elif slot.safe_size is not None and slot.safe_size < NEARLY * (slot.safe_size + slot.retained):
+        yield warning(
+            "slot",
+            f"{name} holds {slot.retained} bytes; after {slot.safe_size} more it can be lost",
+            f"pgbackup receive-wal -S {slot.name} --once, or raise max_slot_wal_keep_size",
+        )
+    elif slot.is_active is False:
+        yield warning(
+            "slot",
+            f"{name} is not in use; the server keeps {slot.retained} bytes of WAL for it",
+            f"start its receiver: pgbackup receive-wal -S {slot.name}",
+        )
+    else:
+        yield fine("slot", f"{name} holds {slot.retained} bytes")
+    if keep_size == "-1":
+        yield warning(
+            "max_slot_wal_keep_size",
+            "max_slot_wal_keep_size is -1: while nobody receives, the slot fills the server's disk",
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf()",
+        )
