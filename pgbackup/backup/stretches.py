@@ -6,7 +6,7 @@ between threads. The cuts come from the index, and the members found are compare
 Never creates or judges anything: what a member means is its handler's business.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pgbackup.backup.stored import FrameReader, StoredArchive
@@ -17,6 +17,9 @@ from pgbackup.stream.untar import MemberHandler, TarWalker
 
 MIN_SIZE = 32 << 20
 """Plain bytes. The frame at a cut is decoded twice: at most an eighth of the work."""
+
+MAX_GAP = 4 << 20
+"""Plain bytes that nobody needs and that are read all the same: about a frame."""
 
 STRETCHES_PER_JOB = 6
 """How finely the work is cut, so that all threads end at about the same time."""
@@ -41,13 +44,21 @@ class Stretch:
         return self.end - self.start
 
 
-def cut(archives: Sequence[tuple[StoredArchive, Sequence[IndexEntry]]], jobs: int) -> list[Stretch]:
-    """Cut archives into stretches for `jobs` threads, the largest first."""
-    total = sum(archive.record.size for archive, _ in archives)
-    size = max(MIN_SIZE, total // (jobs * STRETCHES_PER_JOB))
-    stretches = [
-        stretch for archive, entries in archives for stretch in _cut_one(archive, entries, size)
-    ]
+def cut(
+    archives: Sequence[tuple[StoredArchive, Sequence[IndexEntry]]],
+    jobs: int,
+    is_needed: Callable[[StoredArchive, IndexEntry], bool] | None = None,
+) -> list[Stretch]:
+    """Cut archives into stretches for `jobs` threads, the largest first.
+
+    is_needed: tells which members have to be among them; None for all, and the end markers.
+    """
+    wholes = [Stretch(archive, 0, archive.record.size, entries) for archive, entries in archives]
+    runs = wholes
+    if is_needed is not None:
+        runs = [run for whole in wholes for run in _needed(whole, is_needed)]
+    size = max(MIN_SIZE, sum(run.size for run in runs) // (jobs * STRETCHES_PER_JOB))
+    stretches = [stretch for run in runs for stretch in _cut_one(run, size)]
     return sorted(stretches, key=lambda stretch: stretch.size, reverse=True)
 
 
@@ -96,10 +107,33 @@ class ExpectedMembers:
         return CorruptData(f'could not use the index of archive "{self._name}": {reason}')
 
 
-def _cut_one(archive: StoredArchive, entries: Sequence[IndexEntry], size: int) -> Iterator[Stretch]:
-    start = first = 0
+def _needed(
+    whole: Stretch, is_needed: Callable[[StoredArchive, IndexEntry], bool]
+) -> Iterator[Stretch]:
+    """The parts of an archive that hold what is needed, and no long gaps."""
+    entries = whole.entries
+    ends = [entry.offset for entry in entries[1:]] + [whole.end]
+    first = last = -1
     for number, entry in enumerate(entries):
+        if not is_needed(whole.archive, entry):
+            continue
+        if first >= 0 and entry.offset - ends[last] > MAX_GAP:
+            yield _part(whole, first, last, ends[last])
+            first = -1
+        first, last = number if first < 0 else first, number
+    if first >= 0:
+        yield _part(whole, first, last, ends[last])
+
+
+def _part(whole: Stretch, first: int, last: int, end: int) -> Stretch:
+    entries = whole.entries[first : last + 1]
+    return Stretch(whole.archive, entries[0].offset, end, entries)
+
+
+def _cut_one(run: Stretch, size: int) -> Iterator[Stretch]:
+    start, first = run.start, 0
+    for number, entry in enumerate(run.entries):
         if entry.offset - start >= size:
-            yield Stretch(archive, start, entry.offset, entries[first:number])
+            yield Stretch(run.archive, start, entry.offset, run.entries[first:number])
             start, first = entry.offset, number
-    yield Stretch(archive, start, archive.record.size, entries[first:])
+    yield Stretch(run.archive, start, run.end, run.entries[first:])

@@ -67,6 +67,14 @@ def restore(
     keep_standby_signal: Annotated[
         bool, typer.Option(help="Come up as a standby if the backup was taken from one.")
     ] = False,
+    delta: Annotated[
+        bool,
+        typer.Option(
+            "--delta",
+            help="Restore over the same cluster, its server stopped: keep files that are right by"
+            " checksum, rewrite the rest, remove what does not belong.",
+        ),
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would happen and touch nothing.")
     ] = False,
@@ -76,7 +84,7 @@ def restore(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Restore a backup into a new data directory, ready for the server to start.
+    """Restore a backup into a new data directory, or with --delta into an existing one.
 
     Without a target the server stands at the end of the backup.
     """
@@ -104,7 +112,11 @@ def restore(
     with progress_bar("reading WAL", options.wants_progress(progress, quiet)) as bar:
         decision = decide(cluster, wishes, bar, may_write=not plan)
     decided = plan_restore(
-        decision.record, directory, tablespace_mapping or [], recovery=decision.recovery
+        decision.record,
+        directory,
+        tablespace_mapping or [],
+        recovery=decision.recovery,
+        delta=delta,
     )
     if plan:
         _print_plan(decided, decision, as_json=json)
@@ -128,6 +140,10 @@ def _say_result(plan: RestorePlan, decision: Decision, outcome: RestoreOutcome) 
         f"restored backup {plan.record.label} into {plan.directory}:"
         f" {outcome.files} files, {format_size(outcome.size)}, {outcome.seconds:.1f} s"
     )
+    if outcome.delta is not None:
+        amounts = [outcome.delta.kept, outcome.delta.rewritten, outcome.delta.removed]
+        words = [f"{each.files} files ({format_size(each.size)})" for each in amounts]
+        say(f"kept {words[0]}, rewrote {words[1]}, removed {words[2]}")
     message = recovery.recovery_message(decision)
     if message is not None:
         say(message)
@@ -144,6 +160,7 @@ def _print_plan(plan: RestorePlan, decision: Decision, *, as_json: bool) -> None
         ("data directory", plan.directory),
         ("bytes", f"{plan.size} ({format_size(plan.size)})"),
         ("WAL segments", f"{len(wal)}: {wal[0]} to {wal[-1]}" if wal else "none"),
+        *([("existing files", "kept if right by checksum, found out file by file")] * plan.delta),
         ("consistent at", f"{plan.record.stop_lsn} on timeline {plan.record.stop_timeline}"),
     ]
     facts += [
@@ -157,6 +174,7 @@ def _plan_document(plan: RestorePlan, decision: Decision) -> dict[str, object]:
     return {
         "label": plan.record.label,
         "directory": plan.directory,
+        "delta": plan.delta,
         "size": plan.size,
         "wal": list(plan.wal_files),
         "consistent_lsn": str(plan.record.stop_lsn),
@@ -170,4 +188,9 @@ def _plan_document(plan: RestorePlan, decision: Decision) -> dict[str, object]:
 
 
 def _outcome_document(outcome: RestoreOutcome) -> dict[str, object]:
-    return {"files": outcome.files, "seconds": round(outcome.seconds, 3)}
+    document: dict[str, object] = {"files": outcome.files, "seconds": round(outcome.seconds, 3)}
+    if outcome.delta is not None:
+        for name in ("kept", "rewritten", "removed"):
+            amount = getattr(outcome.delta, name)
+            document |= {f"{name}_files": amount.files, f"{name}_bytes": amount.size}
+    return document

@@ -48,12 +48,14 @@ class Rules:
     mode:      permission bits of directories, 0700 or 0750.
     sync:      make each file durable by itself.
     left_out:  paths that are checked and not made.
+    kept:      paths that are there and right.
     """
 
     filesystem: FileSystem
     mode: int
     sync: bool
     left_out: frozenset[str] = LEFT_OUT
+    kept: frozenset[str] = frozenset()
 
     @property
     def file_mode(self) -> int:
@@ -84,6 +86,8 @@ class Extractor:
         if header.type != FILE:
             return
         self._path = data_path(self._site.tablespace, header.name)
+        if self._path in self._rules.kept:
+            return
         self._check = ContentCheck(self._files[self._path])
         if self._path == CONTROL_FILE:
             self._file = self._new_file(os.dup(self._control))

@@ -35,12 +35,14 @@ class RestorePlan:
 
     directory: the data directory to be, absolute.
     recovery:  what the server does when it starts.
+    delta:     an older state of the same cluster may be there, of which right files are kept.
     """
 
     record: BackupRecord
     directory: str
     tablespaces: tuple[TablespaceTarget, ...]
     recovery: Recovery = field(default_factory=Recovery)
+    delta: bool = False
 
     @property
     def size(self) -> int:
@@ -75,12 +77,15 @@ def plan_restore(
     directory: str,
     mappings: Sequence[str] = (),
     recovery: Recovery | None = None,
+    *,
+    delta: bool = False,
 ) -> RestorePlan:
     """Decide where everything goes.
 
     directory: absolute, or relative to the current directory.
     mappings:  of tablespaces, each "OLDDIR=NEWDIR".
     recovery:  what the server does when it starts; None lets it stand at the end of the backup.
+    delta:     keep what is right in directories of the same cluster.
 
     Raises: UsageError, Refused when directories overlap, CorruptData for an impossible record.
     """
@@ -89,7 +94,7 @@ def plan_restore(
     recovery = recovery or Recovery()
     recovery.check()
     places = _map_tablespaces(record.tablespaces, parse_mappings(mappings))
-    plan = RestorePlan(record, os.path.abspath(directory), places, recovery)
+    plan = RestorePlan(record, os.path.abspath(directory), places, recovery, delta)
     _check_overlap([plan.directory, *(each.directory for each in places if each.directory)])
     return plan
 

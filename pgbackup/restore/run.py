@@ -3,17 +3,19 @@
 First everything is read and checked that can be without writing: manifest, indexes, names, WAL in
 the archive. Then directories and links are made, files written side by side on a few threads, all
 is synced, and the control file gets its name: from then on, and not before, a server starts. An
-error or an interrupt before that removes what was made.
+error or an interrupt before that removes what was made. A delta restore first finds out what it can
+keep, and then does the same for the rest; it removes nothing that it has kept.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pgbackup.backup.crew import Crew, Task
 from pgbackup.backup.members import (
     TABLESPACES,
+    data_path,
     is_in_place,
     member_problems,
     plain_name,
@@ -23,10 +25,12 @@ from pgbackup.backup.stored import FrameReader, StoredArchive, StoredBackup
 from pgbackup.backup.stretches import Stretch, cut, walk
 from pgbackup.errors import CorruptData, WalGap, WrongSystem
 from pgbackup.pg.manifest import Manifest, ManifestFile
-from pgbackup.pg.tar import DIRECTORY
+from pgbackup.pg.tar import DIRECTORY, FILE, padding
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.restore.delta import Amount, DeltaCounts, Keeper
 from pgbackup.restore.extract import LEFT_OUT, Extractor, Rules, Site
+from pgbackup.restore.ground import grounds_of
 from pgbackup.restore.newfile import target_errors
 from pgbackup.restore.plan import RestorePlan
 from pgbackup.restore.recovery import PgWal, put_file, write_settings
@@ -49,12 +53,14 @@ class RestoreOutcome:
 
     size:    bytes, WAL included.
     seconds: how long it took, the final sync included.
+    delta:   what became of files; None if that was not asked for.
     """
 
     files: int
     size: int
     wal_files: int
     seconds: float
+    delta: DeltaCounts | None = None
 
 
 def run_restore(
@@ -88,17 +94,21 @@ def _run(
     meter.begin(plan.size)
     with targets(plan, filesystem) as opened:
         restore = _Restore(plan, opened, manifest.files, filesystem)
-        restore.make_directories(indexes)
         crew = Crew(jobs * THREADS_PER_JOB, meter)
+        removed = restore.keep(indexes, crew) if opened.keeps else Amount()
+        opened.check_space(restore.sizes(indexes))
+        restore.make_directories(indexes)
         wal = PgWal(restore.data_site, restore.rules, cluster.archive, backup, crew.advance)
         wal.make_directories()
-        stretches = cut(indexes, jobs * THREADS_PER_JOB)
+        is_needed = restore.is_needed if opened.keeps else None
+        stretches = cut(indexes, jobs * THREADS_PER_JOB, is_needed)
         crew.run([*restore.file_tasks(stretches, crew), *_wal_tasks(plan, wal)])
         put_file(restore.data_site, restore.rules, layout.MANIFEST, manifest_data)
         write_settings(restore.data_site, restore.rules, plan)
         opened.finish()
+    counts = _counts(manifest.files, restore.rules.kept, removed) if plan.delta else None
     seconds = time.monotonic() - started
-    return RestoreOutcome(len(manifest.files), plan.size, len(plan.wal_files), seconds)
+    return RestoreOutcome(len(manifest.files), plan.size, len(plan.wal_files), seconds, counts)
 
 
 class _Restore:
@@ -126,6 +136,30 @@ class _Restore:
                 target = opened.tablespaces[each.oid]
                 site = Site(target.fd, target.path, each.oid)
             self._sites[each.oid] = site
+
+    def keep(self, indexes: Indexes, crew: Crew) -> Amount:
+        """Keep what is there and right; the amount of what was removed because of the rest."""
+        archives = [(archive.record.tablespace, entries) for archive, entries in indexes]
+        keeper = Keeper(self.rules, self._files, crew)
+        keeper.keep(grounds_of(self._plan, self._sites, archives, self.rules))
+        self.rules = replace(self.rules, kept=frozenset(keeper.kept))
+        return keeper.removed
+
+    def is_needed(self, archive: StoredArchive, entry: IndexEntry) -> bool:
+        """Tell whether a member has to be read."""
+        path = data_path(archive.record.tablespace, entry.name)
+        return entry.type == FILE and path not in self.rules.kept
+
+    def sizes(self, indexes: Indexes) -> dict[int | None, int]:
+        """Bytes of the files that have to be made, by tablespace."""
+        return {
+            archive.record.tablespace: sum(
+                entry.size + padding(entry.size)
+                for entry in entries
+                if self.is_needed(archive, entry)
+            )
+            for archive, entries in indexes
+        }
 
     def make_directories(self, indexes: Indexes) -> None:
         """Make every directory, parents first, and the links to the tablespaces."""
@@ -159,6 +193,15 @@ class _Restore:
                 crew.advance(length)
         finally:
             extractor.close()
+
+
+def _counts(
+    files: Mapping[str, ManifestFile], kept: frozenset[str], removed: Amount
+) -> DeltaCounts:
+    counts = DeltaCounts(Amount(), Amount(), removed)
+    for path, file in files.items():
+        (counts.kept if path in kept else counts.rewritten).add(file.size)
+    return counts
 
 
 def _checked_indexes(backup: StoredBackup, manifest: Manifest) -> Indexes:

@@ -4,31 +4,39 @@ A directory is used if it is missing, empty, or what a killed restore left: that
 name under which pg_control is written until all is done, while nobody holds its lock. When a
 restore fails, what it made is removed; a directory that was there before stays, empty.
 
+A delta restore also takes over a data directory of the same cluster and what this links to. When it
+fails, everything stays as it is then, and unfinished.
+
 Nothing else is ever removed, and nothing outside is touched.
 """
 
 # ruff: noqa: PTH120, PTH208 - descriptors, not paths
 
 import os
+import shlex
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pgbackup.backup.members import TABLESPACES, is_version_directory, tablespace_path
-from pgbackup.errors import Locked, Refused
+from pgbackup.errors import Locked, PgbackupError, Refused
 from pgbackup.interrupts import held_back
+from pgbackup.restore.existing import (
+    CONTROL,
+    GLOBAL,
+    UNFINISHED_CONTROL,
+    check_data_directory,
+    check_no_server,
+    mark,
+    unmark,
+)
 from pgbackup.restore.newfile import target_errors
 from pgbackup.restore.plan import RestorePlan, TablespaceTarget
 from pgbackup.restore.tree import Tree
 from pgbackup.storage.durable import DIRECTORY_FLAGS, FileSystem, syncfs_reports_errors
 from pgbackup.storage.leftovers import try_flock
-
-GLOBAL = "global"
-CONTROL = "pg_control"
-UNFINISHED_CONTROL = "pg_control.pgbackup"
-"""What pg_control is called until the restore is complete. No server starts without pg_control."""
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class Targets:
     """All directories of one restore.
 
     control: descriptor of the unfinished pg_control, whose lock says that we are at it.
+    keeps:   there are files, and they stay until they are found to be wrong.
     """
 
     def __init__(self, plan: RestorePlan, filesystem: FileSystem) -> None:
@@ -54,12 +63,17 @@ class Targets:
         self._filesystem = filesystem
         self._opened: list[Target] = []
         self._owned: list[Target] = []
+        self._is_marked = False
+        self._is_changed = False
         self.control = -1
+        self.keeps = False
         self.tablespaces: dict[int, Target] = {}
         self.data: Target
 
     def take(self) -> None:
-        """Open or make everything, empty what a killed restore left, and take the lock.
+        """Open or make everything, take the lock, and empty what a killed restore left.
+
+        With `keeps`, that is not emptied.
 
         Raises: Refused, Locked, PgbackupError.
         """
@@ -72,12 +86,15 @@ class Targets:
             if each.directory is not None:
                 self.tablespaces[each.oid] = self._take_tablespace(each, is_leftover)
         with target_errors("restore into directory", self.data.path):
-            _empty(self.data.fd, kept=GLOBAL)
-            with _inner(self.data.fd, GLOBAL) as inner:
-                _empty(inner, kept=UNFINISHED_CONTROL)
+            self._is_changed = True
+            if not self.keeps:
+                _empty(self.data.fd, kept=GLOBAL)
+                with _inner(self.data.fd, GLOBAL) as inner:
+                    _empty(inner, kept=UNFINISHED_CONTROL)
+            for target in self._owned:
+                os.fchmod(target.fd, self._plan.mode)
             os.ftruncate(self.control, 0)
             os.fchmod(self.control, self._plan.mode & 0o640)
-        self._check_space()
 
     def finish(self) -> None:
         """Make everything durable, then the control file visible under its name."""
@@ -95,14 +112,24 @@ class Targets:
                 self._filesystem.fsync_directory(inner)
 
     def undo(self) -> None:
-        """Remove what was made, as far as that is possible."""
-        for target in reversed(self._owned):
+        """Remove what was made, as far as that is possible; nothing of what was taken over."""
+        if self.is_left_unfinished:
+            return
+        if self._is_marked:
+            with suppress(OSError):
+                unmark(self._filesystem, self.data.fd)
+        for target in () if self.keeps else reversed(self._owned):
             with suppress(OSError):
                 _empty(target.fd)
         for target in reversed(self._opened):
             for path in reversed(target.made):
                 with suppress(OSError):
                     self._filesystem.remove_directory(path)
+
+    @property
+    def is_left_unfinished(self) -> bool:
+        """Whether a failure leaves the directories neither as they were nor restored."""
+        return self.keeps and self._is_changed
 
     def close(self) -> None:
         """Close all descriptors, which gives the lock back."""
@@ -125,9 +152,14 @@ class Targets:
         """Take the lock in a directory that may be used; tell whether it has leftovers."""
         names = set(os.listdir(target.fd))
         is_leftover = bool(names) and _is_unfinished(target.fd)
-        if names and not is_leftover:
+        self.keeps = bool(names) and self._plan.delta
+        if self.keeps and not is_leftover:
+            check_data_directory(target.fd, target.path, self._plan.record.system_identifier)
+            mark(self._filesystem, target.fd, target.path)
+        elif self.keeps:
+            check_no_server(target.fd, target.path)
+        elif names and not is_leftover:
             raise _not_empty(target.path)
-        os.fchmod(target.fd, self._plan.mode)
         try:
             self.control = self._open_control(target.fd)
         except OSError:
@@ -141,6 +173,7 @@ class Targets:
             raise Locked(
                 f'could not restore into directory "{target.path}": another restore is at it'
             )
+        self._is_marked = self.keeps and not is_leftover
         return is_leftover
 
     def _open_control(self, data: int) -> int:
@@ -158,27 +191,38 @@ class Targets:
             target = self._open(tablespace.directory)
         with target_errors("restore into directory", target.path):
             names = os.listdir(target.fd)
-            # Only the link in the killed restore's data directory proves that it wrote here.
-            if names and not (
-                is_leftover
-                and all(is_version_directory(name) for name in names)
-                and _link(self.data.fd, tablespace.oid) == target.path
-            ):
+            # Only the link in the data directory proves that its server or restore wrote here. Even
+            # then, servers of other versions may have directories of their own beside ours.
+            is_ours = _link(self.data.fd, tablespace.oid) == target.path
+            if not self.keeps:
+                ours = f"PG_{self._plan.major}_"
+                is_ours = (
+                    is_ours
+                    and is_leftover
+                    and all(is_version_directory(name) and name.startswith(ours) for name in names)
+                )
+            if names and not is_ours:
                 raise _not_empty(target.path)
             self._owned.append(target)
-            _empty(target.fd)
-            os.fchmod(target.fd, self._plan.mode)
+            if not self.keeps:
+                _empty(target.fd)
         return target
 
-    def _check_space(self) -> None:
-        """Refuse what cannot fit. Raises: Refused."""
+    def check_space(self, sizes: Mapping[int | None, int]) -> None:
+        """Refuse what cannot fit.
+
+        sizes: bytes to be written beside the WAL, by tablespace.
+
+        Raises: Refused.
+        """
         needed: dict[int, int] = {}
-        for archive in self._plan.record.archives:
+        for tablespace, size in sizes.items():
             target = self.data
-            if archive.tablespace is not None:
-                target = self.tablespaces.get(archive.tablespace, self.data)
+            if tablespace is not None:
+                target = self.tablespaces.get(tablespace, self.data)
             device = os.fstat(target.fd).st_dev
-            needed[device] = needed.get(device, 0) + archive.size
+            needed[device] = needed.get(device, 0) + size
+        needed.setdefault(os.fstat(self.data.fd).st_dev, 0)
         needed[os.fstat(self.data.fd).st_dev] += self._plan.size - self._plan.record.size
         for target in self._owned:
             size = needed.pop(os.fstat(target.fd).st_dev, 0)
@@ -203,11 +247,24 @@ def targets(plan: RestorePlan, filesystem: FileSystem) -> Iterator[Targets]:
     try:
         opened.take()
         yield opened
+    except PgbackupError as error:
+        opened.undo()
+        if opened.is_left_unfinished:
+            error.hint = _again(plan, error.hint)
+        raise
     except BaseException:
         opened.undo()
         raise
     finally:
         opened.close()
+
+
+def _again(plan: RestorePlan, hint: str | None) -> str:
+    again = (
+        "No server starts from the directory until this is run again, with the same options:"
+        f" pgbackup restore {plan.record.label} --delta -D {shlex.quote(plan.directory)}"
+    )
+    return again if hint is None else f"{hint} {again}"
 
 
 def _missing(path: str) -> list[str]:

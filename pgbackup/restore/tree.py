@@ -59,9 +59,14 @@ class Tree:
             self.make(path, mode)
 
     def link(self, path: str, target: str) -> None:
-        """Make a symbolic link. Raises: OSError."""
+        """Make a symbolic link unless this very one is there. Raises: OSError."""
         parent, _, name = path.rpartition("/")
-        os.symlink(target, raw_name(name), dir_fd=self.directory(parent))
+        folder = self.directory(parent)
+        try:
+            os.symlink(target, raw_name(name), dir_fd=folder)
+        except FileExistsError:
+            if os.readlink(raw_name(name), dir_fd=folder) != target:
+                raise
 
     def close(self) -> None:
         """Close what is open."""

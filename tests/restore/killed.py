@@ -1,6 +1,6 @@
-"""python -m tests.restore.killed REPO DIRECTORY CALL N: restore, and die at the N-th such call.
+"""python -m tests.restore.killed REPO DIRECTORY CALL N [delta]: restore, and die at the N-th call.
 
-The call is a method of FileSystem, "before" or "after" which the process gets SIGKILL.
+A call is a method of FileSystem, "before" or "after" which the process gets SIGKILL.
 """
 
 import os
@@ -29,9 +29,9 @@ class KillingFileSystem(FileSystem):
         setattr(self, call, killing)
 
 
-def main(repo: str, directory: str, call: str, number: str) -> None:
+def main(repo: str, directory: str, call: str, number: str, delta: str = "") -> None:
     cluster = Repository.open(LocalStorage(repo)).only_cluster()
-    plan = plan_restore(cluster.catalog.get("latest"), directory)
+    plan = plan_restore(cluster.catalog.get("latest"), directory, delta=bool(delta))
     filesystem = KillingFileSystem(call, int(number))
     run_restore(plan, cluster, jobs=2, meter=SilentMeter(), filesystem=filesystem)
 
