@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from crc32c import crc32c
+
 from pgbackup.backup.crew import Crew, Task
 from pgbackup.backup.members import ContentCheck, printable
-from pgbackup.pg.manifest import NO_CHECKSUM, ManifestFile
+from pgbackup.pg.manifest import NO_CHECKSUM, ManifestFile, crc32c_bytes
 from pgbackup.pg.tar import padding
 from pgbackup.restore.extract import Rules
 from pgbackup.restore.ground import Ground
@@ -30,6 +32,9 @@ CHUNK = 1 << 20  # bytes
 _BATCH_SIZE = 64 << 20
 _BATCH_FILES = 500
 """What one thread compares at a time, at most; but a file is one thread's."""
+
+ALIGNMENT = 8
+"""Bytes; as many zeros, less one, can follow the checksum at the end of a file."""
 
 _HEADER = 512  # bytes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -164,13 +169,28 @@ class Keeper:
         # The server would change a file with several names in all places that have one.
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
             return False
-        if found.st_size != file.size or file.algorithm == NO_CHECKSUM:
+        if found.st_size != file.size or not tells_content(file):
             return False
         check = ContentCheck(file)
         while length := os.readv(fd, [memory]):
             check.update(memory[:length])
             self._crew.advance(0)
         return check.is_right()
+
+
+def tells_content(file: ManifestFile) -> bool:
+    """Tell whether the same checksum means the same content.
+
+    Not if a file ends in its own CRC-32C: that of all of it is then always that of as many zeros,
+    as for pg_filenode.map, for prepared transactions and for the origins of logical replication.
+
+    Source: relmapper.c, write_relmap_file; twophase.c, EndPrepare; origin.c,
+        CheckPointReplicationOrigin (PostgreSQL 18)
+    """
+    if file.algorithm != "CRC32C":
+        return file.algorithm != NO_CHECKSUM
+    ends = range(4, min(4 + ALIGNMENT, file.size))
+    return all(file.checksum != crc32c_bytes(crc32c(bytes(length))) for length in ends)
 
 
 def _may_stay(ground: Ground, folder: int, entry: "os.DirEntry[str]", path: str) -> bool:

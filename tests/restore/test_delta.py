@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 
 from pgbackup.errors import CorruptData, PgbackupError, Refused, WrongSystem
+from pgbackup.pg.manifest import crc32c_bytes
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.restore.delta import DeltaCounts
@@ -284,6 +286,21 @@ def test_files_without_checksum_are_rewritten(tmp_path: Path) -> None:
     counts = delta(cluster, tmp_path / "data")
     assert tree(tmp_path / "data") == expected(made)
     assert counts.kept.files == 0
+
+
+@pytest.mark.parametrize("padding", [0, 4], ids=["to the end", "padded"])
+def test_files_that_end_in_their_own_checksum_are_rewritten(tmp_path: Path, padding: int) -> None:
+    def mapped(content: bytes) -> bytes:
+        return content + crc32c_bytes(crc32c(content)) + bytes(padding)
+
+    assert crc32c(mapped(b"one")) == crc32c(mapped(b"two"))
+    made = sample()
+    made.archives[None].insert(6, Member("base/1/pg_filenode.map", mapped(b"one" * 100)))
+    cluster = made.put(MemoryStorage())
+    restore(cluster, tmp_path / "data")
+    (tmp_path / "data" / "base/1/pg_filenode.map").write_bytes(mapped(b"two" * 100))
+    assert delta(cluster, tmp_path / "data").rewritten.files == 2
+    assert tree(tmp_path / "data") == expected(made)
 
 
 def test_names_that_are_not_utf8_are_compared_as_well(tmp_path: Path) -> None:
