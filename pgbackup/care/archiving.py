@@ -72,7 +72,7 @@ def judge_receiver(receiver: RunningReceiver | None) -> Findings:
         yield fine("receiver", f"a receiver is {receiver.status}")
 
 
-def judge_activity(server: ServerView, activity: Activity) -> Findings:
+def judge_activity(server: ServerView, activity: Activity, own_slot: str | None) -> Findings:
     """The archiver, the clock, synchronous standbys, and slots of nobody."""
     if activity.last_failed is not None:
         yield critical(
@@ -96,6 +96,8 @@ def judge_activity(server: ServerView, activity: Activity) -> Findings:
             " synchronous_standby_names; SELECT pg_reload_conf()",
         )
     for name in activity.idle_slots:
+        if name == own_slot:  # which has findings of its own
+            continue
         yield warning(
             "idle_slot",
             f'slot "{name}" holds WAL and nobody uses it',

@@ -136,14 +136,15 @@ class _Check:
     ) -> Findings:
         yield from judge_settings(server)
         last_run = None if cluster is None else read_last_run(cluster)
-        is_received = receiver is not None or (last_run is not None and last_run.catches_up)
+        has_timer = last_run is not None and last_run.catches_up
+        is_received = receiver is not None or has_timer
         yield from judge_archiving(server, self._root, is_received=is_received)
         if cluster is not None:
             newest = newest_wal(cluster, server.segment_size)
             yield from judge_arrival(server, newest, receiver, self._request.max_wal_age)
         yield from self._look_at_activity(server)
         if self._request.slot is not None:
-            yield from self._look_at_slot(server, self._request.slot)
+            yield from self._look_at_slot(server, self._request.slot, has_timer=has_timer)
 
     def _look_at_activity(self, server: ServerView) -> Findings:
         assert self._request.connect_for_sql is not None
@@ -158,10 +159,10 @@ class _Check:
                 "let pg_hba.conf admit the role to a database too, and name it with -d",
             )
             return
-        yield from judge_activity(server, activity)
+        yield from judge_activity(server, activity, self._request.slot)
         yield from judge_recovery_settings(server, is_in_recovery=activity.is_in_recovery)
 
-    def _look_at_slot(self, server: ServerView, name: str) -> Findings:
+    def _look_at_slot(self, server: ServerView, name: str, *, has_timer: bool) -> Findings:
         assert self._request.connect is not None
         assert self._request.connect_for_sql is not None
         try:
@@ -171,7 +172,8 @@ class _Check:
         except (ConnectionFailed, ServerError) as error:
             yield _from_error("slot", error, f"pgbackup slot show {name}")
         else:
-            yield from judge_slot(slot, server.setting("max_slot_wal_keep_size"))
+            keep_size = server.setting("max_slot_wal_keep_size")
+            yield from judge_slot(slot, keep_size, has_timer=has_timer)
 
 
 def _from_error(subject: str, error: PgbackupError, fix: str) -> Finding:

@@ -23,13 +23,10 @@ SETTINGS = (
     "fsync",
     "full_page_writes",
     "data_checksums",
-    "wal_compression",
-    "wal_keep_size",
     "max_slot_wal_keep_size",
     "archive_mode",
     "archive_command",
     "archive_library",
-    "archive_timeout",
     "restore_command",
     "synchronous_standby_names",
 )

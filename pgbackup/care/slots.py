@@ -16,10 +16,11 @@ def judge_no_slot(name: str) -> Findings:
     )
 
 
-def judge_slot(slot: SlotState, keep_size: str) -> Findings:
+def judge_slot(slot: SlotState, keep_size: str, *, has_timer: bool) -> Findings:
     """What one slot is in danger of.
 
     keep_size: max_slot_wal_keep_size, as the server shows it.
+    has_timer: it is idle between the runs of `cron`.
     """
     drop = f"pgbackup slot drop {slot.name}; pgbackup slot create --reserve-wal {slot.name}"
     name = f'slot "{slot.name}"'
@@ -45,7 +46,7 @@ def judge_slot(slot: SlotState, keep_size: str) -> Findings:
             f"{name} holds {slot.retained} bytes; after {slot.safe_size} more it can be lost",
             f"pgbackup receive-wal -S {slot.name} --once, or raise max_slot_wal_keep_size",
         )
-    elif slot.is_active is False:
+    elif slot.is_active is False and not has_timer:
         yield warning(
             "slot",
             f"{name} is not in use; the server keeps {slot.retained} bytes of WAL for it",

@@ -97,7 +97,8 @@ class LibpqTransport:
     def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
         settings = parse_conninfo(conninfo)
         settings["replication"] = "database" if runs_sql else "true"
-        settings.setdefault("dbname", "replication")
+        if not runs_sql:  # else it would hide the database of PGSERVICE or PGDATABASE
+            settings.setdefault("dbname", "replication")
         settings.setdefault("fallback_application_name", application_name)
         try:
             connection = psycopg.connect(build_conninfo(settings), autocommit=True)

@@ -346,6 +346,20 @@ def words_of(words: tuple[str, ...]) -> tuple[str, ...]:
     return () if words[:1] in (("-U",), ("-p",)) else words
 
 
+def test_a_slot_that_cron_receives_with_is_idle_between_its_runs(scene: Scene) -> None:
+    idle_slot(scene)
+    put_last_run(scene.cluster, LastRun(datetime.now(UTC), 0, "", catches_up=True))
+    found = findings(scene.run("check", "--json", *SLOT))
+    assert [each["severity"] for each in found["slot"]] == ["ok"]
+    assert "idle_slot" not in found
+
+
+def test_sql_is_run_in_the_database_that_the_environment_names(scene: Scene) -> None:
+    words = ("check", "--json", "-d", scene.server.conninfo())
+    found = findings(program.run(scene.directory, *words, PGDATABASE="template1"))
+    assert "clock" in found, found["sql"]
+
+
 BAD_SETTINGS = {
     "max_wal_senders": 2,
     "max_replication_slots": 0,

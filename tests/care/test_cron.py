@@ -162,9 +162,11 @@ def test_what_the_policy_does_not_keep_goes_and_nothing_else(
         load(server)
         answer = cron(tmp_path, server, "--full-every", "1d", "--keep-full", "2", "--json")
         assert answer.status == 0, answer.out
-        taken.append(backups(tmp_path)[-1])
-        expect_exactly(tmp_path / "pgbackup-repo", taken[-2:])
+        listed = backups(tmp_path)
+        taken.append(listed[-1])
+        assert listed == taken[-2:]
     assert len(set(taken)) == 5
+    expect_exactly(tmp_path / "pgbackup-repo", taken[-2:])
 
 
 def expect_exactly(repo: Path, labels: list[str]) -> None:
