@@ -20,7 +20,7 @@ from pgbackup.care.lastrun import LastRun, put_last_run
 from pgbackup.care.schedule import Schedule
 from pgbackup.care.serverview import Connect
 from pgbackup.care.status import find_receiver
-from pgbackup.errors import ExitCode, Locked, PgbackupError, WrongSystem
+from pgbackup.errors import ExitCode, Locked, NotFound, PgbackupError, WrongSystem
 from pgbackup.replication import client
 from pgbackup.repo import layout
 from pgbackup.repo.catalog import BackupRecord
@@ -95,8 +95,11 @@ def run_cron(storage: Storage, request: CronRequest, meter: Meter) -> CronReport
         system = _identify(request)
     except PgbackupError as error:
         unreachable = error
-    repository = Repository.open(storage, create=system is not None)
-    system = system or repository.only_system(request.system)
+    try:
+        repository = Repository.open(storage, create=system is not None)
+        system = system or repository.only_system(request.system)
+    except NotFound as error:
+        raise unreachable or error from None
     cluster = repository.cluster(system)
     with cluster.storage.lock(layout.cron_lock(system), {"command": "cron"}):
         run = _Run(repository, cluster, request, meter, unreachable)

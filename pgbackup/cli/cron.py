@@ -14,7 +14,7 @@ from pgbackup.cli.amounts import default_workers, parse_compression, parse_rate
 from pgbackup.cli.backup import Checkpoint
 from pgbackup.cli.output import print_json, say
 from pgbackup.errors import ExitCode, Locked, UsageError
-from pgbackup.repo.policy import MAX_COUNT, Policy, parse_tiers
+from pgbackup.repo.policy import Policy, parse_tiers
 from pgbackup.storage.registry import open_storage
 from pgbackup.stream.progress import SilentMeter
 
@@ -39,22 +39,10 @@ def cron(
         str | None,
         typer.Option(metavar="SPAN|DAY", help="When a backup is due: 6h, 1d, 2w, or sunday."),
     ] = None,
-    keep_full: Annotated[
-        int | None, typer.Option(min=1, help="Keep the newest N full backups.")
-    ] = None,
-    keep_days: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_COUNT, help="Keep the backups of the last N days."),
-    ] = None,
-    keep: Annotated[
-        str | None, typer.Option(metavar="7d,4w,12m,2y", help="As expire --keep.")
-    ] = None,
-    pitr_days: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MAX_COUNT, help="Keep what leads to every moment of the last N days."
-        ),
-    ] = None,
+    keep_full: options.KeepFull = None,
+    keep_days: options.KeepDays = None,
+    keep: options.Keep = None,
+    pitr_days: options.PitrDays = None,
     checkpoint: Annotated[
         Checkpoint, typer.Option("--checkpoint", "-c", help="How a backup's checkpoint is done.")
     ] = Checkpoint.SPREAD,

@@ -12,7 +12,7 @@ from pgbackup.cli.output import format_size, print_json, print_table, say, say_w
 from pgbackup.errors import ExitCode
 from pgbackup.pg.lsn import WalFileKind
 from pgbackup.repo.expire import ExpireOutcome, check_policy, plan_expire, run_expire
-from pgbackup.repo.policy import MAX_COUNT, Policy, parse_tiers
+from pgbackup.repo.policy import Policy, parse_tiers
 from pgbackup.repo.retention import BackupFate, RetentionPlan, WalFate
 
 HEADINGS = ("", "WHAT", "SIZE", "WAL AFTER IT", "WHY")
@@ -20,26 +20,10 @@ HEADINGS = ("", "WHAT", "SIZE", "WAL AFTER IT", "WHY")
 
 def expire(
     *,
-    keep_full: Annotated[
-        int | None, typer.Option(min=1, help="Keep the newest N full backups.")
-    ] = None,
-    keep_days: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_COUNT, help="Keep the backups of the last N days."),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="7d,4w,12m,2y",
-            help="Keep the last backup of each of so many days, weeks, months, years (UTC).",
-        ),
-    ] = None,
-    pitr_days: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MAX_COUNT, help="Keep what leads to every moment of the last N days."
-        ),
-    ] = None,
+    keep_full: options.KeepFull = None,
+    keep_days: options.KeepDays = None,
+    keep: options.Keep = None,
+    pitr_days: options.PitrDays = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what stays and what goes, and why.")
     ] = False,

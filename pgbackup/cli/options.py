@@ -7,6 +7,7 @@ import typer
 
 from pgbackup.errors import UsageError
 from pgbackup.repo import layout
+from pgbackup.repo.policy import MAX_COUNT
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
 
@@ -23,6 +24,21 @@ ProgressWanted = Annotated[
     bool, typer.Option("--progress", "-P", help="Show progress even without a terminal.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages but errors.")]
+KeepFull = Annotated[int | None, typer.Option(min=1, help="Keep the newest N full backups.")]
+KeepDays = Annotated[
+    int | None, typer.Option(min=1, max=MAX_COUNT, help="Keep the backups of the last N days.")
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="7d,4w,12m,2y",
+        help="Keep the last backup of each of so many days, weeks, months, years (UTC).",
+    ),
+]
+PitrDays = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_COUNT, help="Keep what leads to every moment of the last N days."),
+]
 
 DEFAULT_REPO = "./pgbackup-repo"
 

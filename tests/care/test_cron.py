@@ -135,6 +135,13 @@ def test_without_the_server_the_rest_is_done(
     assert steps(answer)["verify"]["text"].endswith(" good")
 
 
+def test_the_first_run_tells_of_the_server_that_it_cannot_reach(tmp_path: Path) -> None:
+    answer = program.run(tmp_path, "cron", "-h", tmp_path, "-p", "1", "--full-every", "1d")
+    assert answer.status == 3
+    assert answer.error()[0].startswith("could not connect to the server")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_backup_is_told_in_every_run_and_nothing_is_expired(
     server: Cluster, tmp_path: Path
 ) -> None:
@@ -200,6 +207,33 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, words: tuple[str, ...]) 
     answer = program.run(tmp_path, "cron", *words)
     assert answer.status == 2
     answer.error()
+
+
+def test_what_the_units_start_works_side_by_side(server: Cluster, tmp_path: Path) -> None:
+    settings = {
+        "PGHOST": str(server.run_directory), "PGPORT": str(server.port), "PGUSER": "postgres",
+    }  # fmt: skip
+    receiver = program.begin(tmp_path, *started_by("pgbackup-receive-wal@.service"), **settings)
+    try:
+        wait_for(lambda: list(tmp_path.glob("*/*/wal/*.partial")))
+        words = started_by("pgbackup-cron@.service")
+        answer = program.succeed(tmp_path, *words, "-c", "fast", "--json", **settings)
+    finally:
+        receiver.send(signal.SIGTERM)
+        end = receiver.wait()
+    assert end.status == 0, end.err
+    assert steps(answer)["receive"]["text"] == "a receiver is running"
+    assert backups(tmp_path)
+
+
+def started_by(unit: str) -> list[str]:
+    """The words of a unit's command, behind the program."""
+    (line,) = [
+        line for line in (UNITS / unit).read_text().splitlines() if line.startswith("ExecStart=")
+    ]
+    name, *words = line.removeprefix("ExecStart=").split()
+    assert name == "/usr/local/bin/pgbackup"
+    return words
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
