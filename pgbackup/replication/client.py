@@ -92,19 +92,20 @@ def expect_end(transport: Transport, timeout: float | None = None) -> None:
 
 
 def query(
-    transport: Transport, command: Command, columns: int, timeout: float = ANSWER_LIMIT
+    transport: Transport, command: Command, columns: int, timeout: float | None = None
 ) -> tuple[bytes | None, ...]:
     """Send a command that answers with one row, and return that row.
 
-    timeout: seconds of silence after which the server counts as gone.
+    timeout: seconds of silence after which the server counts as gone; None is ANSWER_LIMIT.
     """
+    timeout = ANSWER_LIMIT if timeout is None else timeout
     transport.send(command)
     result = expect_result(transport, columns, timeout)
     expect_end(transport, timeout)
     return result.rows[0]
 
 
-def identify_system(transport: Transport, timeout: float = ANSWER_LIMIT) -> SystemIdentity:
+def identify_system(transport: Transport, timeout: float | None = None) -> SystemIdentity:
     """Which cluster this is, and where it is. timeout: as for `query`."""
     row = query(transport, IdentifySystem(), 3, timeout)
     return SystemIdentity(number(row[0]), position(row[2], row[1]))
@@ -187,9 +188,7 @@ def drop_slot(transport: Transport, name: str, *, wait: bool = False) -> None:
         raise
 
 
-def read_slot(
-    transport: Transport, name: str, timeout: float = ANSWER_LIMIT
-) -> SlotPosition | None:
+def read_slot(transport: Transport, name: str, timeout: float | None = None) -> SlotPosition | None:
     """The position of a slot; None where the server is too old to tell (13 and 14).
 
     timeout: as for `query`.

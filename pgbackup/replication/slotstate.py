@@ -63,11 +63,11 @@ class SlotState:
 
 
 def look_at_slot(
-    connect_for_sql: Connect, connect: Connect, name: str, timeout: float = client.ANSWER_LIMIT
+    connect_for_sql: Connect, connect: Connect, name: str, timeout: float | None = None
 ) -> SlotState:
     """The state of a slot, over a connection of its own, or what can be known without SQL.
 
-    timeout: seconds of silence after which the server counts as gone.
+    timeout: as for client.query.
 
     Raises: NotFound, ConnectionFailed, ServerError, ProtocolViolation.
     """
@@ -98,7 +98,7 @@ def closing(transport: Transport) -> Iterator[Transport]:
 
 
 def read_slot_state(
-    transport: Transport, name: str, timeout: float = client.ANSWER_LIMIT
+    transport: Transport, name: str, timeout: float | None = None
 ) -> SlotState | None:
     """The state of a slot, over a connection that runs SQL; None if there is no such slot.
 
@@ -122,7 +122,7 @@ def read_slot_state(
 
 
 def advance_slot(
-    transport: Transport, name: str, position: Lsn, timeout: float = client.ANSWER_LIMIT
+    transport: Transport, name: str, position: Lsn, timeout: float | None = None
 ) -> Lsn:
     """Let a slot go of the WAL before a position, as far as the server has got itself.
 
@@ -131,7 +131,7 @@ def advance_slot(
     return _lsn(client.query(transport, AdvanceSlot(name, position), 1, timeout)[0])
 
 
-def _read_position(transport: Transport, name: str, timeout: float) -> SlotState | None:
+def _read_position(transport: Transport, name: str, timeout: float | None) -> SlotState | None:
     found = client.read_slot(transport, name, timeout)
     if found is None:
         return None
