@@ -58,7 +58,7 @@ def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
     ours = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast"]
     ours += ["-d", cluster.conninfo(), "-B", str(repo), "-Z", f"zstd:level=1,workers={JOBS}"]
     subprocess.run(ours, check=True)
-    configuration = _back_up_with_pgbackrest(cluster, work)
+    configuration = back_up_with_pgbackrest(cluster, work)
     cluster.stop()
     print(machine())
     files = sum(1 for path in cluster.pgdata.rglob("*") if path.is_file())
@@ -117,7 +117,7 @@ def _tar(work: Path, repo: Path) -> Contender:
     return Contender("zstd -dc, tar x, sync -f", command, prepare)
 
 
-def _back_up_with_pgbackrest(cluster: Cluster, work: Path) -> Path | None:
+def back_up_with_pgbackrest(cluster: Cluster, work: Path) -> Path | None:
     """Its repository and configuration file; None where it is not installed."""
     if shutil.which("pgbackrest") is None:
         return None
