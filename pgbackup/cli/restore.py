@@ -32,7 +32,7 @@ def restore(
     ] = None,
     *,
     directory: Annotated[
-        str, typer.Option("--pgdata", "-D", help="The data directory to be: new, or empty.")
+        str, typer.Option("--pgdata", "-D", help="The data directory to be: new or empty.")
     ],
     tablespace_mapping: Annotated[
         list[str] | None,
@@ -128,6 +128,8 @@ def restore(
         print_json({"restore": document})
     elif not quiet:
         _say_result(decided, decision, outcome)
+    for path in outcome.delta.unlinked if outcome.delta is not None and not quiet else ():
+        say_warning(f'"{path}" was a symbolic link and is a directory now')
     warning = archiving_warning(
         decided.directory, cluster.storage.url, same_timeline=decision.recovery.signal is None
     )

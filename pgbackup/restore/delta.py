@@ -57,12 +57,14 @@ class Amount:
 class DeltaCounts:
     """What a delta restore did with the files that were there, and with those of the backup.
 
-    removed: what the backup does not have; not what is written anew.
+    removed:  what the backup does not have; not what is written anew.
+    unlinked: paths of directories that were symbolic links before.
     """
 
     kept: Amount
     rewritten: Amount
     removed: Amount
+    unlinked: tuple[str, ...] = ()
 
 
 class Keeper:
@@ -72,6 +74,7 @@ class Keeper:
 
     kept:     the paths, of the manifest, that are there and right.
     removed:  what the backup does not have.
+    unlinked: paths of directories that were symbolic links.
     """
 
     def __init__(self, rules: Rules, manifest: Mapping[str, ManifestFile], crew: Crew) -> None:
@@ -80,6 +83,7 @@ class Keeper:
         self._crew = crew
         self.kept: set[str] = set()
         self.removed = Amount()
+        self.unlinked: list[str] = []
 
     def keep(self, grounds: Sequence[Ground]) -> None:
         """Remove everything else. Raises: PgbackupError."""
@@ -100,6 +104,8 @@ class Keeper:
             elif not _may_stay(ground, folder, entry, path):
                 if path not in ground.files and path not in ground.own:
                     self._count(folder, entry)
+                if path in ground.directories and entry.is_symlink():
+                    self.unlinked.append(ground.prefix + path)
                 _remove(folder, entry)
 
     def _count(self, folder: int, entry: "os.DirEntry[str]") -> None:

@@ -95,7 +95,8 @@ def _run(
     with targets(plan, filesystem) as opened:
         restore = _Restore(plan, opened, manifest.files, filesystem)
         crew = Crew(jobs * THREADS_PER_JOB, meter)
-        removed = restore.keep(indexes, crew) if opened.keeps else Amount()
+        if opened.keeps:
+            restore.keep(indexes, crew)
         opened.check_space(restore.sizes(indexes))
         restore.make_directories(indexes)
         wal = PgWal(restore.data_site, restore.rules, cluster.archive, backup, crew.advance)
@@ -106,7 +107,7 @@ def _run(
         put_file(restore.data_site, restore.rules, layout.MANIFEST, manifest_data)
         write_settings(restore.data_site, restore.rules, plan)
         opened.finish()
-    counts = _counts(manifest.files, restore.rules.kept, removed) if plan.delta else None
+    counts = restore.counts() if plan.delta else None
     seconds = time.monotonic() - started
     return RestoreOutcome(len(manifest.files), plan.size, len(plan.wal_files), seconds, counts)
 
@@ -124,6 +125,8 @@ class _Restore:
         self._plan = plan
         self._control = opened.control
         self._files = files
+        self._removed = Amount()
+        self._unlinked: tuple[str, ...] = ()
         left_out = LEFT_OUT - ({STANDBY_SIGNAL} if plan.recovery.keep_standby_signal else set())
         self.rules = Rules(filesystem, plan.mode, not syncfs_reports_errors(), left_out)
         self.data_site = Site(opened.data.fd, opened.data.path, None)
@@ -137,13 +140,20 @@ class _Restore:
                 site = Site(target.fd, target.path, each.oid)
             self._sites[each.oid] = site
 
-    def keep(self, indexes: Indexes, crew: Crew) -> Amount:
-        """Keep what is there and right; the amount of what was removed because of the rest."""
+    def keep(self, indexes: Indexes, crew: Crew) -> None:
+        """Keep what is there and right, and remove the rest."""
         archives = [(archive.record.tablespace, entries) for archive, entries in indexes]
         keeper = Keeper(self.rules, self._files, crew)
         keeper.keep(grounds_of(self._plan, self._sites, archives, self.rules))
         self.rules = replace(self.rules, kept=frozenset(keeper.kept))
-        return keeper.removed
+        self._removed, self._unlinked = keeper.removed, tuple(keeper.unlinked)
+
+    def counts(self) -> DeltaCounts:
+        """What became of the files that were there, and of those of the backup."""
+        counts = DeltaCounts(Amount(), Amount(), self._removed, self._unlinked)
+        for path, file in self._files.items():
+            (counts.kept if path in self.rules.kept else counts.rewritten).add(file.size)
+        return counts
 
     def is_needed(self, archive: StoredArchive, entry: IndexEntry) -> bool:
         """Tell whether a member has to be read."""
@@ -193,15 +203,6 @@ class _Restore:
                 crew.advance(length)
         finally:
             extractor.close()
-
-
-def _counts(
-    files: Mapping[str, ManifestFile], kept: frozenset[str], removed: Amount
-) -> DeltaCounts:
-    counts = DeltaCounts(Amount(), Amount(), removed)
-    for path, file in files.items():
-        (counts.kept if path in kept else counts.rewritten).add(file.size)
-    return counts
 
 
 def _checked_indexes(backup: StoredBackup, manifest: Manifest) -> Indexes:

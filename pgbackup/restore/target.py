@@ -63,6 +63,7 @@ class Targets:
         self._filesystem = filesystem
         self._opened: list[Target] = []
         self._owned: list[Target] = []
+        self._is_used = False
         self._is_marked = False
         self._is_changed = False
         self.control = -1
@@ -88,6 +89,8 @@ class Targets:
         with target_errors("restore into directory", self.data.path):
             self._is_changed = True
             if not self.keeps:
+                for target in self.tablespaces.values():
+                    _empty(target.fd)
                 _empty(self.data.fd, kept=GLOBAL)
                 with _inner(self.data.fd, GLOBAL) as inner:
                     _empty(inner, kept=UNFINISHED_CONTROL)
@@ -118,9 +121,10 @@ class Targets:
         if self._is_marked:
             with suppress(OSError):
                 unmark(self._filesystem, self.data.fd)
-        for target in () if self.keeps else reversed(self._owned):
-            with suppress(OSError):
-                _empty(target.fd)
+        if self._is_changed or not self._is_used:
+            for target in reversed(self._owned):
+                with suppress(OSError):
+                    _empty(target.fd)
         for target in reversed(self._opened):
             for path in reversed(target.made):
                 with suppress(OSError):
@@ -152,7 +156,8 @@ class Targets:
         """Take the lock in a directory that may be used; tell whether it has leftovers."""
         names = set(os.listdir(target.fd))
         is_leftover = bool(names) and _is_unfinished(target.fd)
-        self.keeps = bool(names) and self._plan.delta
+        self._is_used = bool(names)
+        self.keeps = self._is_used and self._plan.delta
         if self.keeps and not is_leftover:
             check_data_directory(target.fd, target.path, self._plan.record.system_identifier)
             mark(self._filesystem, target.fd, target.path)
@@ -204,8 +209,6 @@ class Targets:
             if names and not is_ours:
                 raise _not_empty(target.path)
             self._owned.append(target)
-            if not self.keeps:
-                _empty(target.fd)
         return target
 
     def check_space(self, sizes: Mapping[int | None, int]) -> None:
@@ -317,5 +320,6 @@ def _empty(fd: int, *, kept: str | None = None) -> None:
 def _not_empty(path: str) -> Refused:
     return Refused(
         f'could not restore into directory "{path}": it is not empty',
-        hint="Name a new or an empty directory.",
+        hint="Name a new or an empty directory, or add --delta for a data directory of the same"
+        " cluster.",
     )

@@ -232,6 +232,13 @@ def test_what_does_not_belong_is_removed_and_no_link_is_followed(
     assert everything(tmp_path / "precious") == before
 
 
+def test_directories_that_were_links_are_named(cluster: ClusterRepository, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    link_pg_wal(tmp_path / "data")
+    assert delta(cluster, tmp_path / "data").unlinked == ("pg_wal",)
+    assert delta(cluster, tmp_path / "data").unlinked == ()
+
+
 def test_removed_files_are_counted(cluster: ClusterRepository, tmp_path: Path) -> None:
     add_file(tmp_path / "data")
     add_directory(tmp_path / "data")
@@ -251,6 +258,21 @@ def test_other_things_in_a_tablespace_directory_are_left_alone(
         f"{VERSION}/5/16401": b"row " * 4096,
         "PG_18_202506291/5/1": b"of another cluster",
     }
+
+
+def test_a_plain_restore_after_a_failed_delta_spares_other_things_in_a_tablespace_directory(
+    cluster: ClusterRepository, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "space" / "PG_18_202506291" / "precious"
+    foreign.parent.mkdir()
+    foreign.touch()
+    with pytest.raises(PgbackupError):
+        delta(cluster, tmp_path / "data", filesystem=FailingFileSystem("sync", 1))
+    with pytest.raises(Refused, match="not empty"):
+        restore(cluster, tmp_path / "data")
+    assert foreign.exists()
+    assert unfinished(tmp_path / "data")
+    delta(cluster, tmp_path / "data")
 
 
 def test_a_tablespace_can_move_to_an_empty_directory(
