@@ -54,6 +54,10 @@ def judge_slot(slot: SlotState, keep_size: str, *, has_timer: bool) -> Findings:
         )
     else:
         yield fine("slot", f"{name} holds {slot.retained} bytes")
+    yield from _judge_keep_size(keep_size)
+
+
+def _judge_keep_size(keep_size: str) -> Findings:
     if keep_size == "-1":
         yield warning(
             "max_slot_wal_keep_size",
