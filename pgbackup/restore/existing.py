@@ -7,7 +7,6 @@ Reads and renames; never changes or removes content.
 """
 
 import os
-import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -126,10 +125,14 @@ def _is_attached(key: list[str]) -> bool:
 
     Source: sysv_shmem.c, PGSharedMemoryIsInUse (PostgreSQL 18)
     """
+    if len(key) != 2 or not all(each.isdecimal() for each in key):
+        return False
     with suppress(OSError):
         for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
-            fields = re.findall(r"\S+", line)
-            if fields[:2] == key and fields[6] != "0":
+            fields = [int(each) for each in line.split()[:7]]
+            # The server writes the key as unsigned and longer.
+            is_same = (fields[0] - int(key[0])) % 2**32 == 0 and fields[1] == int(key[1])
+            if is_same and fields[6] > 0:
                 return True
     return False
 

@@ -1,5 +1,6 @@
 """A delta restore gives what a restore gives, and keeps what is right already."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -436,6 +437,26 @@ class TestRefusals:
             self.refused(Refused, f"process id {server.pid} is running", cluster, tmp_path)
         delta(cluster, data)
         assert not (data / "postmaster.pid").exists()
+
+    def test_what_a_killed_server_left_running(
+        self, cluster: ClusterRepository, tmp_path: Path
+    ) -> None:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        key = -(os.getpid() + 2**20)  # of a data directory with a large inode number
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.shmat.restype = ctypes.c_void_p
+        segment = libc.shmget(key, 4096, 0o1600)  # IPC_CREAT
+        assert segment >= 0, os.strerror(ctypes.get_errno())
+        attached = ctypes.c_void_p(libc.shmat(segment, None, 0))
+        text = f"{ended.pid}\n\n\n\n\n\n{key % 2**64:9d} {segment:9d}\n"
+        (tmp_path / "data" / "postmaster.pid").write_text(text)
+        try:
+            self.refused(Refused, "still running there", cluster, tmp_path)
+            libc.shmdt(attached)
+            delta(cluster, tmp_path / "data")
+        finally:
+            libc.shmctl(segment, 0, None)  # IPC_RMID
 
     @pytest.mark.parametrize("text", ["PID", "0", "", "9" * 30, "gibberish\n1"])
     def test_a_stale_lock_file_is_no_obstacle(
