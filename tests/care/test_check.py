@@ -16,6 +16,7 @@ from pgbackup.care.finding import Severity
 from pgbackup.care.lastrun import LastRun, put_last_run
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.local import LocalStorage
+from tests.care.test_status import wait_for
 from tests.cli import program
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
@@ -136,9 +137,15 @@ def both_ways(scene: Scene) -> None:
 
 def failing_archiver(scene: Scene) -> None:
     scene.alter("archive_command = 'test ! -e %p'")
-    scene.server.sql("SELECT pg_switch_wal()")
-    scene.server.sql("SELECT txid_current(); SELECT pg_switch_wal()")
-    scene.server.poll_until("SELECT failed_count > 0 FROM pg_stat_archiver")
+    wait_for(lambda: has_failed(scene.server))
+
+
+def has_failed(server: Cluster) -> bool:
+    """Give the archiver one more file, and tell whether it failed with one."""
+    server.sql("SELECT pg_logical_emit_message(false, 'x', 'x')")
+    server.sql("SELECT pg_switch_wal()")
+    ((failed,),) = server.sql("SELECT failed_count FROM pg_stat_archiver")
+    return bool(failed)
 
 
 def no_replication_in_hba(scene: Scene) -> None:
