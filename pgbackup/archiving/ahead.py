@@ -1,52 +1,70 @@
-"""Segments that come whole, far behind the server, go from memory into the archive compressed.
+"""Segments that come whole, far behind the server, go from memory straight into the archive.
 
-No raw file is written for them: fewer bytes to the disk is where the time of catching up goes.
-They are stored in order by a thread, so that a crash leaves no hole; after a failure none of those
+No raw file is written for them, nor zeros before their bytes: fewer bytes to the disk is where the
+time of catching up goes. Threads compress and write them side by side, but each gets its name, and
+is durable, before the next one does, so that a crash leaves no hole; after a failure none of those
 behind it is stored. Nothing here is acknowledged before it is durable under its name.
 """
 
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from pgbackup.errors import PgbackupError
 from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Segment
 from pgbackup.repo.archive import WalArchive
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 
-BUFFERS = 3
-"""One being filled, one being compressed, one between them."""
+WORKERS = 2
+"""Threads: while one waits for the disk, the other compresses (scripts/bench/receive.py)."""
+
+BUFFERS = WORKERS + 2
+"""One being filled, one for each thread, one between them."""
 
 MAX_SEGMENT_SIZE = 64 << 20
 """Bytes; larger segments would take too much memory, and are received into raw files."""
 
 
-class SegmentsAhead:
-    """A thread that stores whole segments, and the buffers it shares with its owner."""
+class _Task(NamedTuple):
+    number: int
+    segment: Segment
+    buffer: PageBuffer
 
-    def __init__(self, archive: WalArchive, level: int, segment_size: int) -> None:
+
+class SegmentsAhead:
+    """Threads that store whole segments, and the buffers they share with their owner."""
+
+    def __init__(self, archive: WalArchive, level: int | None, segment_size: int) -> None:
+        """Start nothing yet.
+
+        level: of zstd; None stores segments plain.
+        """
         self._archive = archive
         self._level = level
-        self._pool = BufferPool(BUFFERS, segment_size)
+        self._segment_size = segment_size
+        self._pool: BufferPool | None = None
         self._change = threading.Condition()
-        self._waiting: deque[tuple[Segment, PageBuffer]] = deque()
+        self._waiting: deque[_Task] = deque()
         self._stored: list[Segment] = []
-        self._under_way = 0
+        self._added = self._done = 0
         self._failure: BaseException | None = None
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name="store", daemon=True) for _ in range(WORKERS)
+        ]
 
     def acquire(self) -> PageBuffer:
         """A buffer for a whole segment; waits for one that is being stored."""
+        if self._pool is None:  # a receiver that never falls behind needs none of this memory
+            self._pool = BufferPool(BUFFERS, self._segment_size)
         return self._pool.acquire()
 
     def add(self, segment: Segment, buffer: PageBuffer) -> None:
-        """Have a full buffer stored; it is given back by the thread."""
+        """Have a full buffer stored; it is given back by a thread."""
         with self._change:
-            self._under_way += 1
-            self._waiting.append((segment, buffer))
+            self._waiting.append(_Task(self._added, segment, buffer))
+            self._added += 1
             self._change.notify_all()
 
     def take_stored(self, *, wait: bool) -> list[Segment]:
@@ -57,7 +75,7 @@ class SegmentsAhead:
         Raises: the failure of the first that was not stored; StorageError, Conflict.
         """
         with self._change:
-            while wait and self._under_way:
+            while wait and self._done < self._added:
                 self._change.wait()
             stored, self._stored = self._stored, []
             failure = self._failure
@@ -68,13 +86,14 @@ class SegmentsAhead:
     def forget(self) -> None:
         """Wait until nothing is under way, and begin anew."""
         with self._change:
-            while self._under_way:
+            while self._done < self._added:
                 self._change.wait()
             self._stored, self._failure = [], None
 
     def __enter__(self) -> Self:
         with held_back():
-            self._thread.start()
+            for thread in self._threads:
+                thread.start()
         return self
 
     def __exit__(
@@ -86,21 +105,27 @@ class SegmentsAhead:
         with self._change:
             self._is_closing = True
             self._change.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
-            segment, buffer = task
+            failure: BaseException | None = None
+            stored = False
             try:
-                if self._failure is None:
-                    self._store(segment, buffer)
-            finally:
-                buffer.release()
-                with self._change:
-                    self._under_way -= 1
-                    self._change.notify_all()
+                stored = self._store(task)
+            except BaseException as error:  # noqa: BLE001 - raised in the owner
+                failure = error
+            task.buffer.release()
+            self._await_turn(task)
+            with self._change:
+                if stored:
+                    self._stored.append(task.segment)
+                self._failure = self._failure or failure
+                self._done += 1
+                self._change.notify_all()
 
-    def _next(self) -> tuple[Segment, PageBuffer] | None:
+    def _next(self) -> _Task | None:
         with self._change:
             while not self._waiting:
                 if self._is_closing:
@@ -108,16 +133,16 @@ class SegmentsAhead:
                 self._change.wait()
             return self._waiting.popleft()
 
-    def _store(self, segment: Segment, buffer: PageBuffer) -> None:
-        try:
-            with self._archive.segment_writer(segment, self._level) as writer:
-                writer.write(buffer.view)
+    def _store(self, task: _Task) -> bool:
+        """Compress and write a segment, and name it when all before it are stored."""
+        with self._archive.whole_writer(task.segment, task.buffer.view, self._level) as writer:
+            self._await_turn(task)
+            if self._failure is None:
                 writer.commit()
-        except PgbackupError as error:
-            self._failure = error
-        except BaseException as error:
-            self._failure = error
-            raise
-        else:
-            with self._change:
-                self._stored.append(segment)
+                return True
+        return False
+
+    def _await_turn(self, task: _Task) -> None:
+        with self._change:
+            while self._done < task.number:
+                self._change.wait()

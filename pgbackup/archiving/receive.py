@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pgbackup.archiving.heldslot import HeldSlot, Servers, SlotOptions
+from pgbackup.archiving.options import DEFAULT_LEVEL
 from pgbackup.archiving.received import ReceivedWal
 from pgbackup.archiving.servergaps import ServerGaps, expect_system
 from pgbackup.archiving.startpoint import fetch_history
@@ -83,7 +84,7 @@ class ReceiveOptions:
     endpos: Lsn | None = None
     once: bool = False
     loop: bool = True
-    level: int | None = 3
+    level: int | None = DEFAULT_LEVEL
     wait: float = 0.0
     system: int | None = None
     accept_gap: bool = False

@@ -52,7 +52,7 @@ class ReceivedWal:
                 compressor = SegmentCompressor(cluster.archive, level, tell)
                 self._compressor = stack.enter_context(compressor)
             self._ahead: SegmentsAhead | None = None
-            if level is not None and may_run_ahead and segment_size <= MAX_SEGMENT_SIZE:
+            if may_run_ahead and segment_size <= MAX_SEGMENT_SIZE:
                 ahead = SegmentsAhead(cluster.archive, level, segment_size)
                 self._ahead = stack.enter_context(ahead)
             self._system = cluster.system

@@ -25,8 +25,10 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
-def parse_compression(text: str) -> ZstdSettings | None:
+def parse_compression(text: str, default_level: int = DEFAULT_LEVEL) -> ZstdSettings | None:
     """Read `none`, `zstd`, `zstd:LEVEL` or `zstd:level=N,workers=N`; None is no compression.
+
+    default_level: of plain `zstd`.
 
     Raises: UsageError, with pg_basebackup's reasons.
     Source: compression.c, parse_compress_specification (PostgreSQL 18).
@@ -42,7 +44,7 @@ def parse_compression(text: str) -> ZstdSettings | None:
         return None
     if separator and not options:
         raise _invalid("found empty string where a compression option was expected")
-    level, workers = DEFAULT_LEVEL, default_workers()
+    level, workers = default_level, default_workers()
     if options.isdecimal():
         return ZstdSettings(_number("level", options, MAX_LEVEL), workers)
     for option in options.split(",") if separator else ():

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pgbackup.archiving.heldslot import Servers, SlotOptions
+from pgbackup.archiving.options import DEFAULT_LEVEL
 from pgbackup.archiving.receive import ReceiveOptions, WalReceiver
 from pgbackup.archiving.slotguard import SlotCap
 from pgbackup.archiving.stopping import StopRequest
@@ -68,7 +69,11 @@ def receive_wal(
     ] = False,
     compress: Annotated[
         str,
-        typer.Option("--compress", "-Z", help="none or zstd[:LEVEL] for finished segments."),
+        typer.Option(
+            "--compress",
+            "-Z",
+            help="none or zstd[:LEVEL] for finished segments; zstd alone is level 1.",
+        ),
     ] = "zstd",
     endpos: Annotated[
         str | None,
@@ -92,7 +97,7 @@ def receive_wal(
         raise UsageError("--if-not-exists goes with -C (--create-slot)")
     if slot is None and (slot_cap is not None or shadow_slots):
         raise UsageError("--slot-cap and --shadow-slots need the name of the slot: add -S NAME")
-    compression = parse_compression(compress)
+    compression = parse_compression(compress, DEFAULT_LEVEL)
     watched = slot and SlotOptions(
         slot,
         interval=slot_interval,

@@ -16,6 +16,7 @@ from pgbackup.repo.segmentwriter import (
     NewFileWriter,
     SecondFormWriter,
     SegmentWriter,
+    WholeFileWriter,
 )
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, Storage
@@ -98,6 +99,24 @@ class WalArchive:
         Raises: StorageError.
         """
         return self.file_writer(segment.name, segment.size, level)
+
+    def whole_writer(self, segment: Segment, view: memoryview, level: int | None) -> SegmentWriter:
+        """Archive a segment that lies in memory: all but its commit.
+
+        view: stays as it is until then.
+
+        Raises: StorageError.
+        """
+        file = self._file(segment.name)
+        if file.find() is None:
+            return WholeFileWriter(file, view, level)
+        writer = ComparingWriter(file, segment.size)
+        try:
+            writer.write(view)
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
 
     def file_writer(self, name: str, size: int, level: int | None) -> SegmentWriter:
         """Begin to archive a file of known size, a segment or a partial one.

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pgbackup.errors import Conflict, CorruptData
-from pgbackup.repo.seal import SealingCompressor
+from pgbackup.repo.seal import SealingCompressor, sealed_frame
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, ObjectWriter
 
@@ -96,27 +96,19 @@ class SegmentWriter(ABC):
         self.abort()
 
 
-class NewFileWriter(SegmentWriter):
-    """Stores a file whose name is not in the archive."""
+class _StoringWriter(SegmentWriter):
+    """What storing a file whose name is not in the archive has in common."""
 
-    def __init__(self, file: StoredWal, size: int, level: int | None) -> None:
+    def __init__(self, file: StoredWal, size: int, *, is_compressed: bool, is_bulk: bool) -> None:
         super().__init__(file, size)
-        self._own = file.object_name(compressed=level is not None)
-        self._other = file.object_name(compressed=level is None)
-        self._compressor = None if level is None else SealingCompressor(level, size)
-        self._digest = _sha256()
-        self._writer: ObjectWriter = file.storage.writer(self._own)
+        self._own = file.object_name(compressed=is_compressed)
+        self._other = file.object_name(compressed=not is_compressed)
+        self._writer: ObjectWriter = file.storage.writer(self._own, is_bulk=is_bulk)
 
     def abort(self) -> None:
         self._writer.abort()
 
-    def _add(self, view: memoryview) -> None:
-        self._digest.update(view)
-        self._writer.write(view if self._compressor is None else self._compressor.compress(view))
-
     def _finish(self) -> None:
-        if self._compressor is not None:
-            self._writer.write(self._compressor.flush())
         if self._file.storage.exists(self._other):
             self._expect_same(self._other)
             return
@@ -138,12 +130,70 @@ class NewFileWriter(SegmentWriter):
 
     def _expect_same(self, stored: str) -> None:
         """Compare with what somebody else stored meanwhile."""
-        digest = _sha256()
-        for chunk in self._file.object_chunks(stored):
-            digest.update(chunk)
-        if digest.digest() != self._digest.digest():
+        if not self._is_content(self._file.object_chunks(stored)):
             raise self._conflict("Archive the new one again to have it kept aside.")
         self._file.storage.sync(stored)
+
+    @abstractmethod
+    def _is_content(self, chunks: Iterator[bytes]) -> bool:
+        """Tell whether these are the bytes that were written."""
+
+
+class NewFileWriter(_StoringWriter):
+    """Stores a file piece by piece."""
+
+    def __init__(self, file: StoredWal, size: int, level: int | None) -> None:
+        super().__init__(file, size, is_compressed=level is not None, is_bulk=False)
+        self._compressor = None if level is None else SealingCompressor(level, size)
+        self._digest = _sha256()
+
+    def _add(self, view: memoryview) -> None:
+        self._digest.update(view)
+        self._writer.write(view if self._compressor is None else self._compressor.compress(view))
+
+    def _finish(self) -> None:
+        self._end_frame()
+        super()._finish()
+
+    def _end_frame(self) -> None:
+        if self._compressor is not None:
+            self._writer.write(self._compressor.flush())
+
+    def _is_content(self, chunks: Iterator[bytes]) -> bool:
+        digest = _sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        return digest.digest() == self._digest.digest()
+
+
+class WholeFileWriter(_StoringWriter):
+    """Stores a file that lies in memory as a whole; only commit is left to do.
+
+    view: aligned for direct writes; stays as it is until commit or abort.
+    """
+
+    def __init__(self, file: StoredWal, view: memoryview, level: int | None) -> None:
+        super().__init__(file, len(view), is_compressed=level is not None, is_bulk=level is None)
+        self._view = view
+        self._level = level
+        try:
+            self.write(view)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _add(self, view: memoryview) -> None:
+        pieces = (view,) if self._level is None else sealed_frame(view, self._level)
+        for piece in pieces:
+            self._writer.write(piece)
+
+    def _is_content(self, chunks: Iterator[bytes]) -> bool:
+        at = 0
+        for chunk in chunks:
+            if self._view[at : at + len(chunk)] != chunk:
+                return False
+            at += len(chunk)
+        return at == len(self._view)
 
 
 class SecondFormWriter(NewFileWriter):
@@ -153,8 +203,7 @@ class SecondFormWriter(NewFileWriter):
         super().__init__(file, size, level)
 
     def _finish(self) -> None:
-        assert self._compressor is not None
-        self._writer.write(self._compressor.flush())
+        self._end_frame()
         try:
             self._writer.commit()
         except Conflict:

@@ -48,6 +48,22 @@ def test_segments_are_stored_in_order(tmp_path: Path) -> None:
         assert b"".join(archive.chunks(segment.name, MIB)) == data
 
 
+@pytest.mark.parametrize("level", [None, 1], ids=["plain", "zstd"])
+def test_segments_far_behind_are_never_partial(tmp_path: Path, level: int | None) -> None:
+    with received(tmp_path, level=level) as wal:
+        wal.begin(WalPosition(FIRST.timeline, FIRST.start))
+        wal.follow(lambda: Lsn(FIRST.start + 5 * MIB))
+        feed(wal, BYTES[:MIB])
+        for number in range(1, 5):
+            feed(wal, BYTES[number * MIB : (number + 1) * MIB])
+            assert not [each for each in names(tmp_path) if each.endswith(".partial")]
+        wal.flush()
+        assert wal.flush_lsn == FIRST.start + 5 * MIB
+        wal.finish()
+    suffix = "" if level is None else ".zst"
+    assert names(tmp_path) == [f"{each.name}{suffix}" for each in WAL]
+
+
 def test_after_a_failure_nothing_behind_it_is_stored(tmp_path: Path) -> None:
     filesystem = RecordingFileSystem("link", 3, errno.ENOSPC)
     archive = WalArchive(LocalStorage(tmp_path, filesystem=filesystem), SYSTEM)

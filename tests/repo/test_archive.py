@@ -130,6 +130,39 @@ def test_a_slower_writer_of_other_content_gets_a_conflict(
     assert stored(archive) == [f"wal/{NAME}{'' if first is None else '.zst'}"]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_segment_in_memory_is_archived_at_once(archive: WalArchive, level: int | None) -> None:
+    with archive.whole_writer(SEGMENT, memoryview(CONTENT), level) as writer:
+        assert archive.find(NAME) is None
+        writer.commit()
+    assert read(archive) == CONTENT
+    with archive.whole_writer(SEGMENT, memoryview(CONTENT), level) as again:
+        again.commit()
+    with (
+        archive.whole_writer(SEGMENT, memoryview(OTHER), level) as other,
+        pytest.raises(Conflict),
+    ):
+        other.commit()
+    assert read(archive) == CONTENT
+
+
+@pytest.mark.parametrize("second", LEVELS)
+@pytest.mark.parametrize("first", LEVELS)
+def test_a_segment_in_memory_is_compared_with_what_was_stored_meanwhile(
+    archive: WalArchive, first: int | None, second: int | None
+) -> None:
+    with archive.whole_writer(SEGMENT, memoryview(CONTENT), second) as slow:
+        push(archive, CONTENT, first)
+        slow.commit()
+    archive.delete(NAME)
+    with archive.whole_writer(SEGMENT, memoryview(OTHER), second) as slow:
+        push(archive, CONTENT, first)
+        with pytest.raises(Conflict):
+            slow.commit()
+    assert read(archive) == CONTENT
+    assert stored(archive) == [f"wal/{NAME}{'' if first is None else '.zst'}"]
+
+
 class Impatient(MemoryStorage):
     """Somebody else stores the other form at the very moment of a commit."""
 
