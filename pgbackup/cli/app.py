@@ -50,6 +50,10 @@ VERBS = {
 """Each verb and its function, or group of them, in the module of its name with underscores."""
 
 
+_AGAIN = 0.001
+"""Seconds after which a signal is raised again that came while a finalizer ran."""
+
+
 class _Ended(BaseException):
     """A signal asks the command to end. No library that catches every Exception swallows it."""
 
@@ -163,17 +167,31 @@ def _report(error: PgbackupError, *, as_json: bool) -> None:
 
 def _interrupt_on_signals() -> None:
     """Let what asks the program to end be an error, so that everything is cleaned up."""
+    asked: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise _Ended(number)
+        if number != signal.SIGALRM:
+            asked.append(number)
+        raise _Ended(asked[-1])
+
+    def raise_again(lost: "sys.UnraisableHookArgs") -> None:
+        """A finalizer cannot pass an error on; raise it again when it has returned."""
+        if isinstance(lost.exc_value, _Ended):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            sys.__unraisablehook__(lost)
 
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
             signal.signal(number, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
+    sys.unraisablehook = raise_again
 
 
 def _end_at_signals() -> None:
     """Nothing is left to clean up, and nobody to take an error."""
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    sys.unraisablehook = sys.__unraisablehook__
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
