@@ -182,6 +182,7 @@ def test_an_unknown_major_in_the_environment_is_refused(monkeypatch: pytest.Monk
         server_majors()
 
 
+@pytest.mark.slow
 def test_a_failing_test_reports_the_log_and_leaves_no_server(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_it(newest_cluster):\n"

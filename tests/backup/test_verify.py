@@ -80,6 +80,7 @@ def every_object() -> list[str]:
     return [name.removeprefix(f"{SYSTEM}/") for name in found if not name.endswith("cluster.json")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every_object())
 def test_a_flipped_bit_in_any_object_is_found(name: str) -> None:
     cluster = good().put(MemoryStorage())

@@ -55,6 +55,7 @@ def keep_as_tail(made: Sample) -> None:
     made.tail = (f"{segment.name}.partial", data[: made.stop - segment.start])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "zstd", "zstd-nearly-empty", "tail"])
 def test_memory_does_not_grow_with_the_segment(form: str, tmp_path: Path) -> None:
     peaks = []

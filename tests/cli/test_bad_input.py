@@ -50,6 +50,7 @@ def check(answer: Answer, status: int, message: str, hint: str) -> None:
     assert hint in advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
@@ -141,6 +142,7 @@ def test_a_server_that_cannot_be_backed_up(
     assert not list(tmp_path.glob("pgbackup-repo/*/backups"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -171,6 +173,7 @@ def test_a_backup_that_makes_no_sense_is_refused_before_anything_is_done(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -229,6 +232,7 @@ def test_other_verbs_that_make_no_sense_are_refused_before_anything_is_done(
 # -- repositories that cannot be used --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repo", "message"),
     [

@@ -14,6 +14,7 @@ HOOKS = ("wal-push", "wal-get")
 """These answer to PostgreSQL, which knows other statuses: tests/archiving/test_command.py."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--help", "-?"])
 @pytest.mark.parametrize("verb", ["", *(verb for verb in VERBS if verb not in HOOKS)])
 def test_every_help_ends_with_all_exit_statuses(tmp_path: Path, verb: str, option: str) -> None:

@@ -79,6 +79,7 @@ def test_a_flipped_bit_is_found_wherever_it_is() -> None:
     assert decode(bytes(stored)) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [1, 3, 19])
 def test_every_flipped_bit_in_a_sealed_segment_is_found(level: int) -> None:
     for plain in sample_wal(SYSTEM)[0].values():
@@ -168,6 +169,7 @@ def test_a_bomb_is_given_in_pieces(sized: bool) -> None:
 OPTIONS = ["-1", "-3", "-19", "--fast=5", "--long=27", "--ultra -22", "-T2", "--zstd=wlog=12"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("size", [0, 255, 65_792, 1 << 20, 2 << 20])
 def test_what_the_stock_tool_writes_is_accepted(options: str, size: int, tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_a_backup_that_begins_meanwhile_stops_the_removal_of_wal(tmp_path: Path)
     assert any("a backup has begun" in note for note in outcome.notes)
 
 
+@pytest.mark.slow
 def test_a_kill_at_each_step_leaves_whole_backups_and_the_rest_for_the_next_run(
     tmp_path: Path,
 ) -> None:
