@@ -26,7 +26,7 @@ from pgbackup.replication.walreceiver import WalStream
 from pgbackup.repo.archive import WalArchive
 from pgbackup.repo.catalog import HistoryRecord, ObjectRecord
 from pgbackup.storage.api import Storage
-from pgbackup.stream.sink import BackupState, Sink
+from pgbackup.stream.sink import BackupState, Fill, Sink
 
 TAIL_PATIENCE = 10.0
 """Seconds to wait for the end of the last segment once the stop position has arrived."""
@@ -93,15 +93,17 @@ class WalAlongside(Sink):
         self.successor.begin_backup(state)
 
     def archive_contents(self, length: int) -> None:
-        if self._error is not None:
-            raise self._error
+        self._check()
         self.successor.archive_contents(length)
+
+    def archive_later(self, length: int, fill: Fill) -> None:
+        self._check()
+        self.successor.archive_later(length, fill)
 
     def end_backup(self, stop: WalPosition) -> None:
         self._rule.stop = stop
         self._ended.wait()  # a join that a signal interrupts would spoil the one in cleanup
-        if self._error is not None:
-            raise self._error
+        self._check()
         self.successor.end_backup(stop)
 
     def cleanup(self) -> None:
@@ -109,6 +111,10 @@ class WalAlongside(Sink):
         if self._thread is not None:
             self._thread.join()
         self.successor.cleanup()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _run(self, start: WalPosition) -> None:
         try:

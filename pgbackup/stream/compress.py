@@ -1,9 +1,10 @@
 """Compress: a link that turns an archive into independent zstd frames with a seek table.
 
 Each full page buffer becomes one frame, compressed on a thread of its own while the caller fills
-the next one; frames are handed on in order, by the caller's thread. A frame carries its plain
-size and zstd's content checksum, so each can be decoded and proven alone. The manifest passes
-through untouched: it stays readable byte for byte.
+the next one; frames are handed on in order, by the caller's thread. Deferred contents of a frame
+are written by its thread, just before it compresses them. A frame carries its plain size and
+zstd's content checksum, so each can be decoded and proven alone. The manifest passes through
+untouched: it stays readable byte for byte.
 
 The pool bounds everything: when all buffers are being compressed the caller waits for the oldest.
 """
@@ -18,7 +19,7 @@ import zstandard
 from pgbackup.interrupts import held_back
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 from pgbackup.stream.seekable import encode_seek_table
-from pgbackup.stream.sink import Sink, feed
+from pgbackup.stream.sink import Fill, Sink, feed
 
 FRAME_SIZE = 4 * 1024 * 1024
 """Plain bytes per frame: the unit of threads, of seeking and of memory."""
@@ -59,6 +60,7 @@ class Compress(Sink):
         self._entries: list[tuple[int, int, int]] = []
         self._page: PageBuffer | None = None
         self._fill = 0
+        self._later: list[tuple[int, int, Fill]] = []
         self._in_archive = False
 
     @property
@@ -80,6 +82,17 @@ class Compress(Sink):
             self._submit()
         while self._pending and (self._pending[0][2].done() or self._is_exhausted()):
             self._hand_on()
+
+    def archive_later(self, length: int, fill: Fill) -> None:
+        self._later.append((self._fill, length, fill))
+        self.archive_contents(length)
+
+    def make_room(self, length: int) -> None:
+        if not self._in_archive:
+            self.successor.make_room(length)
+        elif self._fill and self._fill > self._pool.size - length:
+            self._submit()
+            self.archive_contents(0)
 
     def end_archive(self) -> None:
         if self._fill:
@@ -106,14 +119,16 @@ class Compress(Sink):
     def _submit(self) -> None:
         assert self._page is not None
         with held_back():  # the first calls start threads
-            page, length = self._page, self._fill
-            self._page, self._fill = None, 0
-            frame = self._threads.submit(self._compress, page, length)
+            page, length, later = self._page, self._fill, self._later
+            self._page, self._fill, self._later = None, 0, []
+            frame = self._threads.submit(self._compress, page, length, later)
             self._pending.append((page, length, frame))
 
-    def _compress(self, page: PageBuffer, length: int) -> bytes:
+    def _compress(self, page: PageBuffer, length: int, later: list[tuple[int, int, Fill]]) -> bytes:
         compressor = self._compressors.get()
         try:
+            for offset, size, fill in later:
+                fill(page.view[offset : offset + size])
             return compressor.compress(page.view[:length])
         finally:
             self._compressors.put(compressor)

@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.tar import TarHeader
-from pgbackup.stream.sink import Sink
+from pgbackup.stream.sink import Fill, Sink
 from pgbackup.stream.untar import TarWalker
 
 SAFE_IN_NAMES = "/+=@,:~"
@@ -82,6 +82,10 @@ class TarIndex(Sink):
     def archive_contents(self, length: int) -> None:
         self._walker.feed(self.successor.buffer[:length])
         self.successor.archive_contents(length)
+
+    def archive_later(self, length: int, fill: Fill) -> None:
+        self._walker.skip(length)
+        self.successor.archive_later(length, fill)
 
     def end_archive(self) -> None:
         self._walker.finish(is_whole=True)

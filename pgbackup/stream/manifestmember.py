@@ -11,8 +11,8 @@ import time
 
 from pgbackup.errors import CorruptData, Refused
 from pgbackup.pg.lsn import WalPosition
-from pgbackup.pg.tar import BLOCK_SIZE, END_OF_ARCHIVE, TarHeader, padding
-from pgbackup.stream.sink import BackupState, Sink, feed
+from pgbackup.pg.tar import END_OF_ARCHIVE, TarHeader, padding
+from pgbackup.stream.sink import BackupState, Fill, Sink, feed
 from pgbackup.stream.untar import TarWalker
 
 MANIFEST_NAME = "backup_manifest"
@@ -40,14 +40,18 @@ class ManifestMember(Sink):
         self.successor.begin_backup(state)
 
     def archive_contents(self, length: int) -> None:
-        if length % BLOCK_SIZE:
-            raise ValueError("the end of a chain with ManifestMember lends whole tar blocks")
         start = self._walker.offset
         self._walker.feed(self.successor.buffer[:length])
+        if self._walker.is_inside_header:
+            raise ValueError("a source for ManifestMember hands over whole headers")
         end = self._walker.end_offset
         before_end = length if end is None else max(0, end - start)
         if before_end:
             self.successor.archive_contents(before_end)
+
+    def archive_later(self, length: int, fill: Fill) -> None:
+        self._walker.skip(length)
+        self.successor.archive_later(length, fill)
 
     def end_archive(self) -> None:
         self._walker.finish(is_whole=True)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from pgbackup.stream.sink import BackupState, Sink
+from pgbackup.stream.sink import BackupState, Fill, Sink
 
 
 class Meter(Protocol):
@@ -49,8 +49,15 @@ class Progress(Sink):
         self.successor.begin_archive(name)
 
     def archive_contents(self, length: int) -> None:
+        self._count(length)
+        self.successor.archive_contents(length)
+
+    def archive_later(self, length: int, fill: Fill) -> None:
+        self._count(length)
+        self.successor.archive_later(length, fill)
+
+    def _count(self, length: int) -> None:
         assert self._state is not None
         self._state.bytes_done += length
         self.archive_sizes[self._name] += length
         self._meter.advance(length)
-        self.successor.archive_contents(length)

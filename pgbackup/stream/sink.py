@@ -9,12 +9,22 @@ link that only looks shares its successor's buffer; a link that transforms lends
 every contents call `buffer` must be read again, because the end may have handed the full one to
 its writer.
 
+Contents of an archive can also be deferred: a source says how long they are and who will write
+them, and goes on. A link that has threads lets these do it; every other one does it at once.
+
 Source: basebackup_sink.h (PostgreSQL 18).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pgbackup.pg.lsn import WalPosition
+
+Fill = Callable[[memoryview], None]
+"""Writes all bytes of the memory it is given, on any thread; what it raises ends the backup."""
+
+LARGEST_ROOM = 128 * 1024
+"""Bytes; a buffer of every chain can be that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Sink:
     """A link that forwards everything. Subclasses override what they mean, nothing else.
 
     Calls come in this order, `[]` any number of times:
-    begin_backup [begin_archive [archive_contents] end_archive]
+    begin_backup [begin_archive [archive_contents | archive_later] end_archive]
     (begin_manifest [manifest_contents] end_manifest)? end_backup; cleanup always comes last,
     also after an error, and must not raise for a backup that failed.
     """
@@ -80,9 +90,25 @@ class Sink:
         """Called when `length` > 0 bytes of the archive stand at the start of `buffer`."""
         self.successor.archive_contents(length)
 
+    def archive_later(self, length: int, fill: Fill) -> None:
+        """Called when the first `length` > 0 bytes of `buffer` are contents that `fill` will write.
+
+        They are contents of members, never headers. A link that needs no bytes hands this on; one
+        that does not override it gets them as `archive_contents`.
+        """
+        fill(self.buffer[:length])
+        self.archive_contents(length)
+
     def end_archive(self) -> None:
         """Called after the last contents of each archive."""
         self.successor.end_archive()
+
+    def make_room(self, length: int) -> None:
+        """Let `buffer` be at least `length` bytes long, by handing on early what is before it.
+
+        length: up to LARGEST_ROOM.
+        """
+        self.successor.make_room(length)
 
     def begin_manifest(self) -> None:
         """Called after the last archive, if there is a manifest."""
@@ -126,6 +152,9 @@ class End(Sink):
 
     def end_archive(self) -> None:
         pass
+
+    def make_room(self, length: int) -> None:
+        raise NotImplementedError
 
     def begin_manifest(self) -> None:
         pass

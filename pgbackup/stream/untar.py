@@ -40,6 +40,11 @@ class TarWalker:
         self.offset = offset
         self.end_offset: int | None = None
 
+    @property
+    def is_inside_header(self) -> bool:
+        """Whether a header has begun and not ended."""
+        return bool(self._partial)
+
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream. Raises: CorruptData."""
         position = 0
@@ -53,6 +58,12 @@ class TarWalker:
                 position += length
             else:
                 position += self._feed_header(data, position)
+
+    def skip(self, length: int) -> None:
+        """Pass over so many bytes of the member's contents; the handler does not get them."""
+        if length > self._contents:
+            raise ValueError("only contents of one member can be passed over")
+        self._advance(length)
 
     def finish(self, *, is_whole: bool = False) -> None:
         """Say that the stream is over.
@@ -69,11 +80,14 @@ class TarWalker:
     def _feed_contents(self, data: memoryview) -> int:
         length = min(self._contents, len(data))
         self._handler.member_contents(data[:length])
+        self._advance(length)
+        return length
+
+    def _advance(self, length: int) -> None:
         self._contents -= length
         self.offset += length
         if not self._contents:
             self._handler.end_member()
-        return length
 
     def _feed_header(self, data: memoryview, position: int) -> int:
         length = min(BLOCK_SIZE - len(self._partial), len(data) - position)

@@ -48,6 +48,11 @@ class WriteBehind:
         if self._fill == self._pool.size:
             self._put(target)
 
+    def make_room(self, length: int, target: Target) -> None:
+        """Write what was added if less than `length` bytes are left in the buffer."""
+        if self._fill and self._fill > self._pool.size - length:
+            self._put(target)
+
     def end(self, target: Target, action: Callable[[], object]) -> None:
         """Write what was added, then run `action`, without waiting for either."""
         if self._fill:

@@ -5,12 +5,14 @@ CheckedSink refuses what the docstring of `Sink` does not allow and keeps what i
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, cycle, repeat
 from typing import NoReturn
 
 from pgbackup.errors import StorageError
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
-from pgbackup.stream.sink import BackupState, End, Sink, Tablespace
+from pgbackup.pg.tar import BLOCK_SIZE, TarHeader
+from pgbackup.stream.sink import LARGEST_ROOM, BackupState, End, Sink, Tablespace
 
 START = WalPosition(Timeline(1), Lsn(0x2000028))
 STOP = WalPosition(Timeline(1), Lsn(0x2000100))
@@ -87,6 +89,12 @@ class CheckedSink(End):
         self._called("end_archive")
         self.archives[self._name] = self._taken()
 
+    def make_room(self, length: int) -> None:
+        assert 0 < length <= LARGEST_ROOM
+        assert not self.is_clean
+        if len(self._buffer) < length:
+            self._buffer = memoryview(bytearray(length))
+
     def begin_manifest(self) -> None:
         self._called("begin_manifest")
 
@@ -145,18 +153,23 @@ def send(
     manifest: bytes | None = None,
     *,
     pieces: Iterable[int] = (1 << 30,),
+    is_deferred: bool = False,
 ) -> None:
     """Be a source: send a whole backup, and clean up whatever happens.
 
-    pieces: how many bytes to hand over at a time, in turn; never more than the buffer holds.
+    pieces:      how many bytes to hand over at a time, in turn; never more than the buffer holds.
+    is_deferred: the contents of the members are written later.
     """
     lengths = chain(pieces, repeat(1 << 30)) if isinstance(pieces, Iterator) else cycle(pieces)
     try:
         sink.begin_backup(backup_state(*range(16384, 16383 + len(archives))))
         for name, content in archives.items():
             sink.begin_archive(name)
-            for length in fill(sink, content, lengths):
-                sink.archive_contents(length)
+            if is_deferred:
+                _defer(sink, content, lengths)
+            else:
+                for length in fill(sink, content, lengths):
+                    sink.archive_contents(length)
             sink.end_archive()
         if manifest is not None:
             sink.begin_manifest()
@@ -177,3 +190,28 @@ def fill(sink: Sink, content: bytes, lengths: Iterator[int]) -> Iterator[int]:
         buffer[:length] = content[offset : offset + length]
         yield length
         offset += length
+
+
+def _defer(sink: Sink, content: bytes, lengths: Iterator[int]) -> None:
+    """Send a tar archive, all contents of its members deferred."""
+    start = 0
+    while start < len(content):
+        header = TarHeader.parse(content[start : start + BLOCK_SIZE])
+        sink.make_room(BLOCK_SIZE)
+        for length in fill(sink, content[start : start + BLOCK_SIZE], lengths):
+            sink.archive_contents(length)
+        start += BLOCK_SIZE
+        end = start + (0 if header is None else header.size)
+        while start < end:
+            length = min(next(lengths), len(sink.buffer), end - start)
+            sink.archive_later(length, partial(_copy, content[start : start + length]))
+            start += length
+        padding = -start % BLOCK_SIZE
+        for length in fill(sink, bytes(padding), lengths):
+            sink.archive_contents(length)
+        start += padding
+
+
+def _copy(content: bytes, memory: memoryview) -> None:
+    assert len(memory) == len(content)
+    memory[:] = content

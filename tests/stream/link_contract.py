@@ -37,6 +37,24 @@ class LinkContract:
         assert end.manifest == MANIFEST
         assert end.stop == STOP
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_deferred_contents_arrive_whatever_the_pieces(self, seed: int) -> None:
+        chance = random.Random(seed)
+        end = CheckedSink([chance.randint(1, 9000) for _ in range(7)])
+        pieces = [chance.randint(1, 3000) for _ in range(5)]
+        send(self.link(end), ARCHIVES, MANIFEST, pieces=pieces, is_deferred=True)
+        assert end.is_complete
+        assert self.restored(end.archives) == ARCHIVES
+
+    def test_room_can_be_made_before_any_contents(self) -> None:
+        end = CheckedSink([1000, 70])
+        link = self.link(end)
+        link.begin_backup(backup_state())
+        link.begin_archive("base.tar")
+        link.make_room(300)
+        assert len(link.buffer) >= 300
+        link.cleanup()
+
     def test_a_backup_needs_no_manifest(self) -> None:
         end = CheckedSink()
         send(self.link(end), ARCHIVES)

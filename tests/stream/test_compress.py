@@ -4,11 +4,13 @@ import random
 import subprocess
 import threading
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from pgbackup.errors import StorageError
 from pgbackup.stream.compress import Compress, ZstdSettings
 from pgbackup.stream.seekable import FOOTER_SIZE, Frame, decode_seek_table, seek_table_size
 from pgbackup.stream.sink import End, Sink
@@ -118,6 +120,69 @@ def test_the_manifest_passes_untouched() -> None:
     end = CheckedSink([100])
     send(compress(end), ARCHIVES, MANIFEST)
     assert end.manifest == MANIFEST
+
+
+def test_deferred_contents_are_written_on_the_thread_of_their_frame() -> None:
+    """And in the order of the frame; contents that are there already stay."""
+    end = CheckedSink([1000])
+    link = compress(end, workers=1)
+    link.begin_backup(backup_state())
+    link.begin_archive("base.tar")
+    seen: list[tuple[str, str]] = []
+
+    def fill(what: bytes, memory: memoryview) -> None:
+        seen.append((what.decode(), threading.current_thread().name))
+        memory[:] = what * len(memory)
+
+    assert len(link.buffer) == FRAME_SIZE
+    link.archive_later(700, partial(fill, b"a"))
+    link.buffer[:300] = b"b" * 300
+    link.archive_contents(300)
+    link.archive_later(FRAME_SIZE - 1000, partial(fill, b"c"))
+    assert len(link.buffer) == FRAME_SIZE
+    link.archive_later(5, partial(fill, b"d"))
+    link.end_archive()
+    link.cleanup()
+    plain = decompress(end.archives["base.tar.zst"])
+    assert plain == b"a" * 700 + b"b" * 300 + b"c" * (FRAME_SIZE - 1000) + b"d" * 5
+    assert [what for what, _ in seen] == ["a", "c", "d"]
+    assert all(thread.startswith("compress") for _, thread in seen)
+
+
+def test_an_error_of_deferred_contents_reaches_the_owner() -> None:
+    threads = threading.active_count()
+    end = CheckedSink()
+    link = compress(end)
+    link.begin_backup(backup_state())
+    link.begin_archive("base.tar")
+
+    def fill(memory: memoryview) -> None:
+        raise StorageError('could not read file "x": input/output error')
+
+    assert len(link.buffer) == FRAME_SIZE
+    link.archive_later(10, fill)
+    with pytest.raises(StorageError, match="input/output error"):
+        link.end_archive()
+    link.cleanup()
+    assert end.archives == {}
+    assert threading.active_count() == threads
+
+
+def test_a_frame_ends_early_to_make_room() -> None:
+    end = CheckedSink()
+    link = compress(end)
+    link.begin_backup(backup_state())
+    link.begin_archive("base.tar")
+    for length, room in [(1000, 3096), (96, 1000), (2000, 3000), (4000, 96), (0, 4096)]:
+        if length:
+            link.buffer[:length] = bytes(length)
+            link.archive_contents(length)
+        link.make_room(room)
+        assert len(link.buffer) >= room
+    link.end_archive()
+    link.cleanup()
+    frames = frames_of(end.archives["base.tar.zst"])
+    assert [frame.size for frame in frames] == [3096, 4000]
 
 
 @pytest.mark.interop

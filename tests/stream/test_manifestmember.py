@@ -34,6 +34,12 @@ def test_the_manifest_comes_last_and_the_archive_is_whole(manifest: bytes, block
     assert end.is_complete
 
 
+def test_deferred_contents_pass() -> None:
+    end = CheckedSink([512 * 7])
+    send(ManifestMember(end), {"base.tar": archive()}, b"{}", is_deferred=True)
+    assert members(end.archives["base.tar"]) == [*MEMBERS, ("backup_manifest", b"{}")]
+
+
 @pytest.mark.parametrize("blocks", [1, 7])
 def test_an_archive_without_manifest_passes_as_it_is(blocks: int) -> None:
     end = CheckedSink([512 * blocks])

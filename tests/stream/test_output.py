@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pgbackup.stream.output import Output
-from tests.stream.checked_sink import send
+from pgbackup.stream.sink import LARGEST_ROOM
+from tests.stream.checked_sink import STOP, send
 
 CONTENT = bytes(range(256)) * 20_000
 
@@ -54,3 +55,19 @@ def test_an_empty_archive_is_nothing(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         send(Output(file.fileno()), {"base.tar": b""})
     assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_there_is_room_for_deferred_contents(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        output = Output(file.fileno())
+        output.begin_archive("base.tar")
+        filled = len(output.buffer) - 100
+        output.buffer[:filled] = b"x" * filled
+        output.archive_contents(filled)
+        output.make_room(LARGEST_ROOM)
+        assert len(output.buffer) >= LARGEST_ROOM
+        output.archive_later(101, lambda memory: memory.__setitem__(slice(None), b"y" * 101))
+        output.end_archive()
+        output.end_backup(STOP)
+        output.cleanup()
+    assert (tmp_path / "out").read_bytes() == b"x" * filled + b"y" * 101

@@ -178,3 +178,47 @@ def test_a_header_with_any_bit_changed_is_refused() -> None:
 def test_a_size_larger_than_the_archive_is_an_archive_that_ends_too_early() -> None:
     with pytest.raises(CorruptData, match="ends inside a member"):
         walk(header("huge", 1 << 62) + bytes(4096))
+
+
+class Calls:
+    """Notes what a walker calls."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def begin_member(self, header: TarHeader, offset: int) -> None:
+        self.seen.append(f"begin {header.name}")
+
+    def member_contents(self, data: memoryview) -> None:
+        self.seen.append(f"{len(data)} bytes")
+
+    def end_member(self) -> None:
+        self.seen.append("end")
+
+
+def test_contents_can_be_passed_over() -> None:
+    calls = Calls()
+    walker = TarWalker(calls)
+    whole = file("a", bytes(600)) + file("b", b"x" * 5)
+    walker.feed(memoryview(whole)[:512])
+    walker.skip(100)
+    walker.skip(500)
+    walker.feed(memoryview(whole)[1112:])
+    assert calls.seen == ["begin a", "end", "begin b", "5 bytes", "end"]
+    assert walker.offset == len(whole)
+
+
+def test_only_contents_can_be_passed_over() -> None:
+    walker = TarWalker(Recorder())
+    walker.feed(memoryview(file("a", bytes(600)))[:512])
+    with pytest.raises(ValueError, match="contents of one member"):
+        walker.skip(601)
+
+
+def test_a_header_that_has_begun_is_told() -> None:
+    walker = TarWalker(Recorder())
+    assert not walker.is_inside_header
+    walker.feed(memoryview(ARCHIVE)[:100])
+    assert walker.is_inside_header
+    walker.feed(memoryview(ARCHIVE)[100:512])
+    assert not walker.is_inside_header
