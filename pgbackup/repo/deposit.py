@@ -44,8 +44,8 @@ class Deposit(End):
     def end_archive(self) -> None:
         self._behind.end(self._write, self._commit)
 
-    def make_room(self, length: int) -> None:
-        self._behind.make_room(length, self._write)
+    def flush(self) -> None:
+        self._behind.flush(self._write)
 
     def begin_manifest(self) -> None:
         self._begin(layout.MANIFEST)

@@ -80,19 +80,16 @@ class Compress(Sink):
         self._fill += length
         if self._fill == self._pool.size:
             self._submit()
-        while self._pending and (self._pending[0][2].done() or self._is_exhausted()):
-            self._hand_on()
+        self._hand_on_finished()
 
     def archive_later(self, length: int, fill: Fill) -> None:
         self._later.append((self._fill, length, fill))
         self.archive_contents(length)
 
-    def make_room(self, length: int) -> None:
-        if not self._in_archive:
-            self.successor.make_room(length)
-        elif self._fill and self._fill > self._pool.size - length:
+    def flush(self) -> None:
+        if self._fill:
             self._submit()
-            self.archive_contents(0)
+        self._hand_on_finished()
 
     def end_archive(self) -> None:
         if self._fill:
@@ -132,6 +129,11 @@ class Compress(Sink):
             return compressor.compress(page.view[:length])
         finally:
             self._compressors.put(compressor)
+
+    def _hand_on_finished(self) -> None:
+        """Hand on what is finished, and wait for the oldest if no buffer is left."""
+        while self._pending and (self._pending[0][2].done() or self._is_exhausted()):
+            self._hand_on()
 
     def _hand_on(self) -> None:
         page, length, future = self._pending[0]

@@ -29,8 +29,8 @@ class Output(End):
     def end_archive(self) -> None:
         self._behind.end(self._write, lambda: None)
 
-    def make_room(self, length: int) -> None:
-        self._behind.make_room(length, self._write)
+    def flush(self) -> None:
+        self._behind.flush(self._write)
 
     def end_backup(self, stop: WalPosition) -> None:
         self._behind.wait()

@@ -24,7 +24,7 @@ Fill = Callable[[memoryview], None]
 """Writes all bytes of the memory it is given, on any thread; what it raises ends the backup."""
 
 LARGEST_ROOM = 128 * 1024
-"""Bytes; a buffer of every chain can be that long."""
+"""Bytes; every buffer of a chain is that long when it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,12 @@ class Sink:
         """Called after the last contents of each archive."""
         self.successor.end_archive()
 
-    def make_room(self, length: int) -> None:
-        """Let `buffer` be at least `length` bytes long, by handing on early what is before it.
+    def flush(self) -> None:
+        """Called within an archive to hand on what is in a buffer that is not full.
 
-        length: up to LARGEST_ROOM.
+        Then `buffer` has at least LARGEST_ROOM bytes, and all that was deferred is being written.
         """
-        self.successor.make_room(length)
+        self.successor.flush()
 
     def begin_manifest(self) -> None:
         """Called after the last archive, if there is a manifest."""
@@ -153,7 +153,7 @@ class End(Sink):
     def end_archive(self) -> None:
         pass
 
-    def make_room(self, length: int) -> None:
+    def flush(self) -> None:
         raise NotImplementedError
 
     def begin_manifest(self) -> None:

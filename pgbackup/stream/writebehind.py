@@ -48,15 +48,14 @@ class WriteBehind:
         if self._fill == self._pool.size:
             self._put(target)
 
-    def make_room(self, length: int, target: Target) -> None:
-        """Write what was added if less than `length` bytes are left in the buffer."""
-        if self._fill and self._fill > self._pool.size - length:
+    def flush(self, target: Target) -> None:
+        """Write what was added, without waiting for it."""
+        if self._fill:
             self._put(target)
 
     def end(self, target: Target, action: Callable[[], object]) -> None:
         """Write what was added, then run `action`, without waiting for either."""
-        if self._fill:
-            self._put(target)
+        self.flush(target)
         self.then(action)
 
     def then(self, action: Callable[[], object]) -> None:

@@ -89,11 +89,10 @@ class CheckedSink(End):
         self._called("end_archive")
         self.archives[self._name] = self._taken()
 
-    def make_room(self, length: int) -> None:
-        assert 0 < length <= LARGEST_ROOM
+    def flush(self) -> None:
         assert not self.is_clean
-        if len(self._buffer) < length:
-            self._buffer = memoryview(bytearray(length))
+        assert self._phase == "archive"
+        self._buffer = memoryview(bytearray(LARGEST_ROOM))
 
     def begin_manifest(self) -> None:
         self._called("begin_manifest")
@@ -197,7 +196,8 @@ def _defer(sink: Sink, content: bytes, lengths: Iterator[int]) -> None:
     start = 0
     while start < len(content):
         header = TarHeader.parse(content[start : start + BLOCK_SIZE])
-        sink.make_room(BLOCK_SIZE)
+        if len(sink.buffer) < BLOCK_SIZE:
+            sink.flush()
         for length in fill(sink, content[start : start + BLOCK_SIZE], lengths):
             sink.archive_contents(length)
         start += BLOCK_SIZE

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from pgbackup.errors import StorageError
-from pgbackup.stream.sink import Sink
+from pgbackup.stream.sink import Sink, feed
 from tests.stream.checked_sink import STOP, CheckedSink, backup_state, send
 from tests.stream.tars import archive
 
@@ -46,14 +46,21 @@ class LinkContract:
         assert end.is_complete
         assert self.restored(end.archives) == ARCHIVES
 
-    def test_room_can_be_made_before_any_contents(self) -> None:
-        end = CheckedSink([1000, 70])
+    def test_an_archive_can_be_flushed_anywhere(self) -> None:
+        end = CheckedSink([700])
         link = self.link(end)
         link.begin_backup(backup_state())
         link.begin_archive("base.tar")
-        link.make_room(300)
-        assert len(link.buffer) >= 300
+        link.flush()
+        feed(link, memoryview(ARCHIVES["base.tar"])[:512])
+        link.flush()
+        link.flush()
+        feed(link, memoryview(ARCHIVES["base.tar"])[512:])
+        link.flush()
+        link.end_archive()
         link.cleanup()
+        (content,) = self.restored(end.archives).values()
+        assert content == ARCHIVES["base.tar"]
 
     def test_a_backup_needs_no_manifest(self) -> None:
         end = CheckedSink()

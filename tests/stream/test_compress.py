@@ -168,21 +168,24 @@ def test_an_error_of_deferred_contents_reaches_the_owner() -> None:
     assert threading.active_count() == threads
 
 
-def test_a_frame_ends_early_to_make_room() -> None:
+def test_a_flush_ends_a_frame_and_its_deferred_contents_are_written() -> None:
     end = CheckedSink()
     link = compress(end)
     link.begin_backup(backup_state())
     link.begin_archive("base.tar")
-    for length, room in [(1000, 3096), (96, 1000), (2000, 3000), (4000, 96), (0, 4096)]:
-        if length:
-            link.buffer[:length] = bytes(length)
-            link.archive_contents(length)
-        link.make_room(room)
-        assert len(link.buffer) >= room
+    is_written = threading.Event()
+    assert len(link.buffer) == FRAME_SIZE
+    link.archive_later(100, lambda memory: is_written.set())
+    link.flush()
+    assert is_written.wait(10)
+    assert len(link.buffer) == FRAME_SIZE
+    link.buffer[:7] = bytes(7)
+    link.archive_contents(7)
+    link.flush()
+    link.flush()
     link.end_archive()
     link.cleanup()
-    frames = frames_of(end.archives["base.tar.zst"])
-    assert [frame.size for frame in frames] == [3096, 4000]
+    assert [frame.size for frame in frames_of(end.archives["base.tar.zst"])] == [100, 7]
 
 
 @pytest.mark.interop
@@ -250,3 +253,17 @@ def test_more_workers_than_useful_are_not_started() -> None:
         link.archive_contents(10)
     assert threading.active_count() - threads <= 16
     link.cleanup()
+
+
+def test_frames_ended_early_never_use_up_the_buffers() -> None:
+    end = CheckedSink()
+    link = compress(end, workers=1)
+    link.begin_backup(backup_state())
+    link.begin_archive("base.tar")
+    for _ in range(20):
+        link.buffer[:3] = b"abc"
+        link.archive_contents(3)
+        link.flush()
+    link.end_archive()
+    link.cleanup()
+    assert decompress(end.archives["base.tar.zst"]) == b"abc" * 20

@@ -64,7 +64,7 @@ def test_there_is_room_for_deferred_contents(tmp_path: Path) -> None:
         filled = len(output.buffer) - 100
         output.buffer[:filled] = b"x" * filled
         output.archive_contents(filled)
-        output.make_room(LARGEST_ROOM)
+        output.flush()
         assert len(output.buffer) >= LARGEST_ROOM
         output.archive_later(101, lambda memory: memory.__setitem__(slice(None), b"y" * 101))
         output.end_archive()
