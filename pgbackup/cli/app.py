@@ -131,7 +131,9 @@ def _add_group(app: typer.Typer, name: str, group: typer.Typer) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pgbackup {pgbackup.__version__}")
+        from pgbackup.pg.page import KERNEL  # noqa: PLC0415 - most verbs check no pages
+
+        typer.echo(f"pgbackup {pgbackup.__version__} (page checks: {KERNEL})")
         raise typer.Exit
 
 

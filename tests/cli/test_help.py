@@ -8,6 +8,7 @@ import pytest
 import pgbackup
 from pgbackup.cli.app import VERBS
 from pgbackup.errors import ExitCode
+from pgbackup.pg.page import KERNEL
 from tests.cli.program import run, succeed
 
 HOOKS = ("wal-push", "wal-get")
@@ -34,7 +35,8 @@ def test_the_help_names_every_verb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
 def test_the_version_is_printed(tmp_path: Path, option: str) -> None:
-    assert succeed(tmp_path, option).out.decode() == f"pgbackup {pgbackup.__version__}\n"
+    expected = f"pgbackup {pgbackup.__version__} (page checks: {KERNEL})\n"
+    assert succeed(tmp_path, option).out.decode() == expected
 
 
 def test_a_mistake_points_to_the_help_of_its_verb(tmp_path: Path) -> None:

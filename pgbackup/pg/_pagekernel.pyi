@@ -1,0 +1,3 @@
+def failing_pages(
+    pages: memoryview, first_block: int, start_lsn: int, /
+) -> list[tuple[int, int, int]]: ...
