@@ -1,8 +1,6 @@
 """What tests of the receiver share: running it, loading its server, comparing the two."""
 
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
@@ -12,6 +10,7 @@ from pgbackup.storage.local import LocalStorage
 from tests.cli import program
 from tests.cli.program import Running
 from tests.cluster import Cluster
+from tests.waiting import wait_for
 
 MIB = 1 << 20
 
@@ -26,13 +25,6 @@ def receive_once(tmp_path: Path, server: Cluster, *arguments: object) -> program
 
 def cluster_of(tmp_path: Path) -> ClusterRepository:
     return Repository.open(LocalStorage(tmp_path / "repo")).only_cluster()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the time is over"
-        time.sleep(0.02)
 
 
 def wait_until_attached(server: Cluster, count: int = 1) -> None:

@@ -3,9 +3,6 @@
 import errno
 import fcntl
 import os
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from tests.archiving.serverdir import (
     segment_data,
 )
 from tests.cli.program import run
+from tests.waiting import wait_for
 
 FIRST = segment(1)
 SECOND = segment(2)
@@ -174,15 +172,6 @@ def test_without_a_safe_spool_segments_are_delivered_all_the_same(
     assert take(server, FIRST.name) == DELIVERED
     assert server.restored.read_bytes() == archive[FIRST.name]
     assert not list(server.path.glob(f"{SYSTEM}-*"))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait for the background process."""
-    deadline = time.monotonic() + 30
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.02)
 
 
 def test_the_background_process_fetches_and_ends(

@@ -20,7 +20,6 @@ from tests.archiving.receiving import (
     load,
     receive_once,
     segments_of,
-    wait_for,
     wait_until_attached,
     wait_until_received,
 )
@@ -28,6 +27,7 @@ from tests.cli import program
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.fix_receiver import Receive
+from tests.waiting import wait_for
 
 CHECKPOINT_RECORD = 100
 """Bytes that the record of a checkpoint has at least."""

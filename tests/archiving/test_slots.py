@@ -9,10 +9,10 @@ import pytest
 
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication.published import read_positions
-from tests.archiving.test_receive import wait_for
 from tests.cli.program import Answer, Running, begin, run, succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 MAJORS = pytest.mark.parametrize("major", [13, 16, 18])
 ONE_MAJOR = pytest.mark.parametrize("major", [17])

@@ -16,10 +16,10 @@ from pgbackup.care.finding import Severity
 from pgbackup.care.lastrun import LastRun, put_last_run
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.local import LocalStorage
-from tests.care.test_status import wait_for
 from tests.cli import program
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 MAJOR = 17
 ARCHIVED = "cp %p {}/%f"

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from pgbackup.repo.record import decode_record, encode_record
-from tests.care.test_status import receive, wait_for
+from tests.care.test_status import receive
 from tests.cli import program
 from tests.cli.program import Answer, Running
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 UNITS = program.ROOT / "scripts" / "systemd"
 

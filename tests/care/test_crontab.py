@@ -10,10 +10,10 @@ import pytest
 
 from pgbackup.replication.libpq import parse_conninfo
 from tests.care.test_cron import expect_exactly, grow_old, load
-from tests.care.test_status import wait_for
 from tests.cli import program
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 KEPT = 7
 """What the README keeps."""

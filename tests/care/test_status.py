@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.cli import program
 from tests.cli.program import Running
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 COLUMNS = {
     "pid", "status", "receive_start_lsn", "receive_start_tli", "written_lsn", "flushed_lsn",
@@ -40,13 +40,6 @@ def started() -> Iterator[list[Running]]:
 def status(tmp_path: Path) -> Any:
     (found,) = program.succeed(tmp_path, "status", "--json").document["systems"]
     return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the time is over"
-        time.sleep(0.05)
 
 
 def receive(tmp_path: Path, server: Cluster, started: list[Running]) -> Running:

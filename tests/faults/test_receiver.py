@@ -27,7 +27,6 @@ from tests.archiving.receiving import (
     receive_once,
     running_errors,
     segments_of,
-    wait_for,
     wait_until_attached,
     wait_until_received,
 )
@@ -35,6 +34,7 @@ from tests.cli.program import Running
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.fix_receiver import Receive
+from tests.waiting import wait_for
 
 KILLS = int(os.environ.get("PGBACKUP_TEST_KILLS", "6"))
 """How often the receiver is killed under load; 100 before a release."""

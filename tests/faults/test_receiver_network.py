@@ -17,7 +17,6 @@ from tests.archiving.receiving import (
     expect_no_hole_and_no_wrong_byte,
     load,
     running_errors,
-    wait_for,
     wait_until_attached,
     wait_until_received,
 )
@@ -27,6 +26,7 @@ from tests.cluster import Cluster
 from tests.faults.network import Network
 from tests.fix_cluster import ClusterFactory
 from tests.fix_receiver import Receive
+from tests.waiting import wait_for
 
 CUTS = int(os.environ.get("PGBACKUP_TEST_CUTS", "6"))
 """How often the connection is cut under load; 100 before a release."""
