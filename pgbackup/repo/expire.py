@@ -180,6 +180,6 @@ class _Expiry:
             if not set(self._catalog.labels()) <= known:
                 self._notes.append("a backup has begun, so the rest of the WAL stays this time")
                 return files[:begin]
-            for file in files[begin : begin + WAL_BATCH]:
-                self._cluster.storage.delete(file.name)
+            batch = files[begin : begin + WAL_BATCH]
+            self._cluster.storage.delete(*(file.name for file in batch))
         return files

@@ -205,10 +205,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def delete(self, name: str) -> None:
-        """Remove an object for good: it does not come back after a power cut.
+    def delete(self, *names: str) -> None:
+        """Remove objects for good: they do not come back after a power cut.
 
-        Success if there is none. Raises: StorageError.
+        In the order given, but a power cut in between may leave any of them.
+        Success for those that are not there. Raises: StorageError.
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 
 from pgbackup.errors import UsageError
 from pgbackup.storage.api import (
@@ -88,11 +89,19 @@ class LocalStorage(Storage):
         with storage_errors("list folder", self.locate(prefix)):
             return self._tree.folders(check_prefix(prefix))
 
-    def delete(self, name: str) -> None:
-        *folders, final = check_name(name)
+    def delete(self, *names: str) -> None:
+        parts = [check_name(name) for name in names]
+        # A sync per folder and call: one per file would take hours for a year's WAL.
+        for folders, inside in groupby(parts, key=lambda each: each[:-1]):
+            self._delete(folders, [each[-1] for each in inside])
+
+    def _delete(self, folders: Sequence[str], finals: Sequence[str]) -> None:
+        name = "/".join([*folders, finals[0]])
         with storage_errors("delete object", self.locate(name)), suppress(FileNotFoundError):
             with self._tree.folder(folders) as folder:
-                self._filesystem.unlink(final, dir_fd=folder)
+                for final in finals:
+                    with suppress(FileNotFoundError):
+                        self._filesystem.unlink(final, dir_fd=folder)
                 self._filesystem.fsync_directory(folder)
             self._tree.prune(folders)
 

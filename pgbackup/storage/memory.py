@@ -57,10 +57,12 @@ class MemoryStorage(Storage):
         below = (found.name.removeprefix(prefix) for found in self.list(prefix))
         return sorted({name.split("/")[0] for name in below if "/" in name})
 
-    def delete(self, name: str) -> None:
-        check_name(name)
+    def delete(self, *names: str) -> None:
+        for name in names:
+            check_name(name)
         with self._guard:
-            self._objects.pop(name, None)
+            for name in names:
+                self._objects.pop(name, None)
 
     def sync(self, name: str) -> None:
         self._find(name)

@@ -245,6 +245,12 @@ class StorageContract:
         storage.delete("a/b/c")
         assert names(storage) == ["a/b/d"]
 
+    def test_delete_removes_several_objects(self, storage: Storage) -> None:
+        for name in ("a/b", "a/c", "a/d", "e/f"):
+            storage.create(name, b"x")
+        storage.delete("a/d", "e/f", "x/y", "a/b")
+        assert names(storage) == ["a/c"]
+
     def test_delete_of_a_missing_object_succeeds(self, storage: Storage) -> None:
         storage.create("a/b", b"x")
         storage.delete("a/b")

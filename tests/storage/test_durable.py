@@ -128,6 +128,17 @@ def test_a_deleted_name_is_synced_away(tmp_path: Path) -> None:
     assert filesystem.calls == ["unlink", "fsync_directory", "remove_directory"]
 
 
+def test_several_deleted_names_are_synced_away_at_once(tmp_path: Path) -> None:
+    for name in ("a/b", "a/c", "d/e"):
+        put(LocalStorage(tmp_path), name)
+    filesystem = RecordingFileSystem()
+    LocalStorage(tmp_path, filesystem=filesystem).delete("a/b", "a/missing", "a/c", "d/e")
+    assert filesystem.calls == [
+        *["unlink"] * 3, "fsync_directory", "remove_directory",
+        "unlink", "fsync_directory", "remove_directory",
+    ]  # fmt: skip
+
+
 def test_sync_covers_the_object_and_every_folder_above_it(tmp_path: Path) -> None:
     put(LocalStorage(tmp_path), "a/b/c")
     filesystem = RecordingFileSystem()
