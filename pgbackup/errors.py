@@ -76,6 +76,19 @@ class ServerError(PgbackupError):
         self.sqlstate = sqlstate
 
 
+class ClientError(PgbackupError):
+    """A client of our walsender asked for what it cannot have, or broke the protocol.
+
+    Message, detail, hint and `sqlstate` are PostgreSQL's own wherever it has them.
+    """
+
+    def __init__(
+        self, message: str, *, sqlstate: str, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.sqlstate = sqlstate
+
+
 class ProtocolViolation(PgbackupError):
     """The peer sent something that the replication protocol does not allow here."""
 

@@ -29,7 +29,8 @@ from pgbackup.replication.client import (
 from pgbackup.replication.transport import CopyBegin, CopyDone, Transport
 from pgbackup.stream.sink import BackupState, Sink, Tablespace, feed
 from pgbackup.wire import copydata
-from pgbackup.wire.grammar import PARENTHESES_SINCE, BaseBackup
+from pgbackup.wire.basebackup import BaseBackup
+from pgbackup.wire.commands import PARENTHESES_SINCE
 
 DATA_CORRUPTED = "XX001"
 

@@ -38,7 +38,7 @@ from pgbackup.stream.manifestmember import ManifestMember
 from pgbackup.stream.output import Output
 from pgbackup.stream.progress import Meter, Progress
 from pgbackup.stream.sink import Sink, Tablespace
-from pgbackup.wire.grammar import BaseBackup
+from pgbackup.wire.basebackup import BaseBackup
 
 FULL = "F"
 

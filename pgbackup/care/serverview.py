@@ -12,7 +12,7 @@ from pgbackup.errors import ServerError
 from pgbackup.replication import client
 from pgbackup.replication.client import SystemIdentity
 from pgbackup.replication.transport import Transport
-from pgbackup.wire.grammar import SelectActivity
+from pgbackup.wire.queries import SelectActivity
 
 Connect = Callable[[], Transport]
 

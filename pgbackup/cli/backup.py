@@ -17,7 +17,7 @@ from pgbackup.errors import ExitCode, UsageError
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
-from pgbackup.wire.grammar import MAX_LABEL
+from pgbackup.wire.basebackup import MAX_LABEL
 
 
 class Checkpoint(StrEnum):

@@ -17,7 +17,7 @@ from pgbackup.errors import (
 )
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.transport import CommandComplete, Event, Ready, ResultSet, Transport
-from pgbackup.wire.grammar import (
+from pgbackup.wire.commands import (
     READ_SLOT_SINCE,
     Command,
     CreatePhysicalSlot,

@@ -15,7 +15,7 @@ from pgbackup.errors import ConnectionFailed, CorruptData, ProtocolViolation
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
-from pgbackup.wire.grammar import AdvanceSlot, SelectSlot
+from pgbackup.wire.queries import AdvanceSlot, SelectSlot
 
 Connect = Callable[[], Transport]
 

@@ -1,6 +1,6 @@
 """Transport: a conversation with a walsender, in four functions.
 
-Commands go out as values of `wire.grammar`, answers come in as the events below; a new command
+Commands go out as values of `wire.commands`, answers come in as the events below; a new command
 never adds a method. Errors of the server are raised as ServerError by `receive`; the command is
 then over and the connection can be used again.
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from pgbackup.wire.grammar import Command
+from pgbackup.wire.commands import Command
 
 
 class CopyKind(Enum):

@@ -28,7 +28,7 @@ from pgbackup.replication.transport import (
     ResultSet,
     Transport,
 )
-from pgbackup.wire.grammar import StartPhysicalReplication
+from pgbackup.wire.commands import StartPhysicalReplication
 from pgbackup.wire.messages import XLogData, parse_stream_message, standby_status
 
 STATUS_INTERVAL = 10.0

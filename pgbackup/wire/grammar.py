@@ -1,257 +1,242 @@
-"""Replication commands as values, and their text for each server major.
+"""Replication commands: from the text that a client sends to the values of `commands`.
 
-Some are SQL: a walsender that is connected to a database understands it too. A new command is a
-new class here; transport and session do not grow. Parsing the same commands belongs to the
-walsender and is not here yet.
+One recursive descent over the tokens, with the errors of the server of the same major. Nothing
+here depends on a server's state. Differs from PostgreSQL on purpose in one thing: a number or half
+of a position above 32 bits is refused, where a server takes its lowest 32 bits.
 
-Source: repl_gram.y, repl_scanner.l (PostgreSQL 13 to 18).
+Source: repl_gram.y (PostgreSQL 13 to 18).
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from typing import TypeVar
 
-from pgbackup.errors import UsageError
+from pgbackup.errors import ClientError, CorruptData
 from pgbackup.pg.lsn import Lsn, Timeline
+from pgbackup.wire.commands import (
+    PARENTHESES_SINCE,
+    AlterSlot,
+    Command,
+    CreateLogicalSlot,
+    CreatePhysicalSlot,
+    DropSlot,
+    IdentifySystem,
+    ReadSlot,
+    Show,
+    StartLogicalReplication,
+    StartPhysicalReplication,
+    TimelineHistory,
+    UploadManifest,
+)
+from pgbackup.wire.options import (
+    Option,
+    read_backup_options,
+    read_changes,
+    read_slot_options,
+    syntax_error,
+)
+from pgbackup.wire.scanner import COMMAND_WORDS, END, WORDS_UNTIL_14, Kind, Token, scan
 
-PARENTHESES_SINCE = 15
-"""First major with `BASE_BACKUP ( ... )`, one typed COPY, and options for slot creation."""
+MAX_NUMBER = 2**32 - 1
 
-READ_SLOT_SINCE = 15
-"""First major with READ_REPLICATION_SLOT."""
+Result = TypeVar("Result")
 
-MAX_LABEL = 1024
-"""Bytes; MAXPGPATH, the server refuses longer labels."""
+_NO_OPTION = "READ_REPLICATION_SLOT"
+"""The one keyword that PostgreSQL has forgotten among those that options may be named after."""
 
-
-class Command(Protocol):
-    """Anything that can be sent to a walsender."""
-
-    def text(self, major: int) -> str:
-        """The command as a server of this major wants it."""
-
-
-def quote_literal(value: str) -> str:
-    """A string for the replication scanner: quotes are doubled, a backslash is a backslash."""
-    if "\0" in value:
-        raise UsageError("a replication command can not contain a NUL character")
-    return "'" + value.replace("'", "''") + "'"
-
-
-def quote_identifier(name: str) -> str:
-    """A quoted name. The scanner knows no escape for a double quote, so there can be none."""
-    if not name or '"' in name or "\0" in name:
-        raise UsageError(f"{name!r} is not a name that the replication grammar can express")
-    return f'"{name}"'
-
-
-@dataclass(frozen=True, slots=True)
-class IdentifySystem:
-    """Ask for system identifier, timeline and flush position."""
-
-    def text(self, major: int) -> str:
-        return "IDENTIFY_SYSTEM"
-
-
-@dataclass(frozen=True, slots=True)
-class Show:
-    """Ask for one setting."""
-
-    name: str
-
-    def text(self, major: int) -> str:
-        return f"SHOW {self.name}"
+_WITH_STRING = ("LABEL", "MANIFEST", "MANIFEST_CHECKSUMS")
+_LEGACY_SLOT_OPTIONS = {
+    "EXPORT_SNAPSHOT": Option("snapshot", "export"),
+    "NOEXPORT_SNAPSHOT": Option("snapshot", "nothing"),
+    "USE_SNAPSHOT": Option("snapshot", "use"),
+    "RESERVE_WAL": Option("reserve_wal", 1),
+    "TWO_PHASE": Option("two_phase", 1),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineHistory:
-    """Ask for the history file of a timeline."""
+def parse_command(text: str, major: int) -> Command:
+    """Read a command as a server of this major does on a physical replication connection.
 
-    timeline: Timeline
-
-    def text(self, major: int) -> str:
-        return f"TIMELINE_HISTORY {int(self.timeline)}"
-
-
-@dataclass(frozen=True, slots=True)
-class CreatePhysicalSlot:
-    """Create a physical slot.
-
-    temporary:   gone when the connection ends.
-    reserve_wal: hold WAL from the last checkpoint's redo point on, at once.
+    Raises: ClientError, as the server words it; the connection stays usable.
     """
-
-    name: str
-    temporary: bool = False
-    reserve_wal: bool = False
-
-    def text(self, major: int) -> str:
-        words = ["CREATE_REPLICATION_SLOT", quote_identifier(self.name)]
-        if self.temporary:
-            words.append("TEMPORARY")
-        words.append("PHYSICAL")
-        if self.reserve_wal:
-            words.append("(RESERVE_WAL)" if major >= PARENTHESES_SINCE else "RESERVE_WAL")
-        return " ".join(words)
-
-
-@dataclass(frozen=True, slots=True)
-class DropSlot:
-    """Drop a slot. wait: until nobody uses it, instead of an error."""
-
-    name: str
-    wait: bool = False
-
-    def text(self, major: int) -> str:
-        return f"DROP_REPLICATION_SLOT {quote_identifier(self.name)}{' WAIT' * self.wait}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSlot:
-    """Ask for kind and restart position of a slot; servers from READ_SLOT_SINCE on."""
-
-    name: str
-
-    def text(self, major: int) -> str:
-        return f"READ_REPLICATION_SLOT {quote_identifier(self.name)}"
-
-
-@dataclass(frozen=True, slots=True)
-class SelectSlot:
-    """Ask by SQL for all that is known of a slot, in one row; all NULL if there is none.
-
-    Columns: slot_type, active, restart_lsn, wal_status, safe_wal_size, and where the server's
-    own WAL ends.
-    """
-
-    name: str
-
-    def text(self, major: int) -> str:
-        return (
-            "SELECT s.slot_type, s.active, s.restart_lsn, s.wal_status, s.safe_wal_size,"
-            " CASE WHEN pg_catalog.pg_is_in_recovery()"
-            " THEN greatest(pg_catalog.pg_last_wal_receive_lsn(),"
-            " pg_catalog.pg_last_wal_replay_lsn())"
-            " ELSE pg_catalog.pg_current_wal_lsn() END"
-            f" FROM (VALUES ({quote_literal(self.name)})) AS given (name)"
-            " LEFT JOIN pg_catalog.pg_replication_slots s"
-            " ON s.slot_name OPERATOR(pg_catalog.=) given.name::pg_catalog.name"
+    tokens = _Tokens(scan(text, major))
+    kind, word = tokens.peek()
+    if kind is not Kind.WORD or word not in COMMAND_WORDS:
+        raise ClientError(
+            "cannot execute SQL commands in WAL sender for physical replication", sqlstate="0A000"
         )
+    tokens.take()
+    match word:
+        case "IDENTIFY_SYSTEM":
+            return tokens.end(IdentifySystem())
+        case "SHOW":
+            return tokens.end(Show(_dotted_name(tokens)))
+        case "TIMELINE_HISTORY":
+            return tokens.end(TimelineHistory(_timeline(tokens)))
+        case "READ_REPLICATION_SLOT":
+            return tokens.end(ReadSlot(_dotted_name(tokens)))
+        case "CREATE_REPLICATION_SLOT":
+            return _create_slot(tokens, major)
+        case "ALTER_REPLICATION_SLOT":
+            name, options = tokens.name(), tokens.end(_options(tokens))
+            return AlterSlot(name, **read_changes(options, major))
+        case "DROP_REPLICATION_SLOT":
+            return tokens.end(DropSlot(tokens.name(), tokens.accept("WAIT")))
+        case "START_REPLICATION":
+            return tokens.end(_start_replication(tokens))
+        case "UPLOAD_MANIFEST":
+            return tokens.end(UploadManifest())
+    options = _legacy_backup_options(tokens) if major < PARENTHESES_SINCE else []
+    if major >= PARENTHESES_SINCE and tokens.sees("("):
+        options = _options(tokens)
+    return read_backup_options(tokens.end(options), major)
 
 
-@dataclass(frozen=True, slots=True)
-class AdvanceSlot:
-    """Let a slot go by SQL, up to a position, of what it holds; answers with where it is then."""
+class _Tokens:
+    """The tokens of one command. None is looked at before it is needed."""
 
-    name: str
-    position: Lsn
+    def __init__(self, tokens: Iterator[Token]) -> None:
+        self._tokens = tokens
+        self._seen: Token | None = None
 
-    def text(self, major: int) -> str:
-        return (
-            "SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance"
-            f"({quote_literal(self.name)}, '{self.position}')"
-        )
+    def peek(self) -> Token:
+        if self._seen is None:
+            self._seen = next(self._tokens)
+        return self._seen
 
+    def take(self) -> Token:
+        token = self.peek()
+        self._seen = None
+        return token
 
-@dataclass(frozen=True, slots=True)
-class SelectActivity:
-    """Ask by SQL how the server is doing, in one row.
+    def expect(self, kind: Kind, text: str | None = None) -> str:
+        """Take a token that has to be there, and return its text. Raises: ClientError."""
+        if self.peek().kind is not kind or (text is not None and self.peek().text != text):
+            raise syntax_error()
+        return self.take().text
 
-    Columns: whether it is in recovery, its time in seconds since 1970, files archived, failures,
-    the file of the last failure if nothing was archived since, synchronous standbys that are
-    connected (NULL if the role may not know), names of slots that hold WAL for nobody.
-    """
+    def name(self) -> str:
+        return self.expect(Kind.NAME)
 
-    def text(self, major: int) -> str:
-        return (
-            "SELECT pg_catalog.pg_is_in_recovery(),"
-            " extract(epoch FROM pg_catalog.clock_timestamp())::text,"
-            " a.archived_count, a.failed_count,"
-            " CASE WHEN a.last_failed_time >= coalesce(a.last_archived_time, '-infinity')"
-            " THEN a.last_failed_wal END,"
-            " CASE WHEN pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')"
-            " THEN (SELECT count(*) FROM pg_catalog.pg_stat_replication"
-            " WHERE sync_state IN ('sync', 'quorum')) END,"
-            " (SELECT coalesce(pg_catalog.string_agg(slot_name::text, ' '), '')"
-            " FROM pg_catalog.pg_replication_slots WHERE NOT active AND restart_lsn IS NOT NULL)"
-            " FROM pg_catalog.pg_stat_archiver a"
-        )
+    def sees(self, text: str) -> bool:
+        """Whether a keyword or a character comes next."""
+        return self.peek().text == text and self.peek().kind in (Kind.WORD, Kind.CHARACTER)
 
+    def accept(self, text: str) -> bool:
+        """Take a keyword or a character if it comes next."""
+        found = self.sees(text)
+        if found:
+            self.take()
+        return found
 
-@dataclass(frozen=True, slots=True)
-class StartPhysicalReplication:
-    """Stream WAL of a timeline from a position on."""
-
-    start: Lsn
-    timeline: Timeline
-    slot: str | None = None
-
-    def text(self, major: int) -> str:
-        slot = f"SLOT {quote_identifier(self.slot)} " if self.slot else ""
-        return f"START_REPLICATION {slot}PHYSICAL {self.start} TIMELINE {int(self.timeline)}"
+    def end(self, result: Result) -> Result:
+        """Return what the command was read as, if nothing follows. Raises: ClientError."""
+        self.accept(";")
+        if self.peek() is not END:
+            raise syntax_error()
+        return result
 
 
-@dataclass(frozen=True, slots=True)
-class BaseBackup:
-    """Take a base backup.
+def _dotted_name(tokens: _Tokens) -> str:
+    name = tokens.name()
+    while tokens.accept("."):
+        name = f"{name}.{tokens.name()}"
+    return name
 
-    max_rate:           kilobytes per second, 32 to 1048576, or None.
-    wal:                append the needed WAL files to the main archive.
-    wait:               let the server wait until its archiver has the last segment.
-    manifest_checksums: NONE, CRC32C, SHA224, SHA256, SHA384 or SHA512; None for no manifest.
-    """
 
-    label: str
-    fast_checkpoint: bool = False
-    progress: bool = True
-    wal: bool = False
-    wait: bool = False
-    max_rate: int | None = None
-    tablespace_map: bool = True
-    verify_checksums: bool = True
-    manifest_checksums: str | None = "CRC32C"
+def _number(tokens: _Tokens) -> int:
+    digits = tokens.expect(Kind.NUMBER).lstrip("0")
+    if len(digits) > len(str(MAX_NUMBER)) or int(digits or 0) > MAX_NUMBER:
+        raise syntax_error()
+    return int(digits or 0)
 
-    def text(self, major: int) -> str:
-        if major >= PARENTHESES_SINCE:
-            return f"BASE_BACKUP ({', '.join(self._options())})"
-        return " ".join(["BASE_BACKUP", *self._legacy_options()])
 
-    def _options(self) -> list[str]:
-        options = [f"LABEL {quote_literal(self.label)}"]
-        if self.progress:
-            options.append("PROGRESS")
-        options.append(f"CHECKPOINT '{'fast' if self.fast_checkpoint else 'spread'}'")
-        if self.wal:
-            options.append("WAL")
-        if not self.wait:
-            options.append("WAIT false")
-        if self.max_rate is not None:
-            options.append(f"MAX_RATE {self.max_rate}")
-        if self.tablespace_map:
-            options.append("TABLESPACE_MAP")
-        if not self.verify_checksums:
-            options.append("VERIFY_CHECKSUMS false")
-        if self.manifest_checksums is not None:
-            options.append("MANIFEST 'yes'")
-            options.append(f"MANIFEST_CHECKSUMS {quote_literal(self.manifest_checksums)}")
-        return options
+def _timeline(tokens: _Tokens) -> Timeline:
+    number = _number(tokens)
+    if number == 0:
+        raise syntax_error("invalid timeline 0")
+    return Timeline(number)
 
-    def _legacy_options(self) -> list[str]:
-        options = [f"LABEL {quote_literal(self.label)}"]
-        if self.progress:
-            options.append("PROGRESS")
-        if self.fast_checkpoint:
-            options.append("FAST")
-        if self.wal:
-            options.append("WAL")
-        if not self.wait:
-            options.append("NOWAIT")
-        if self.max_rate is not None:
-            options.append(f"MAX_RATE {self.max_rate}")
-        if self.tablespace_map:
-            options.append("TABLESPACE_MAP")
-        if not self.verify_checksums:
-            options.append("NOVERIFY_CHECKSUMS")
-        if self.manifest_checksums is not None:
-            options.append("MANIFEST 'yes'")
-            options.append(f"MANIFEST_CHECKSUMS {quote_literal(self.manifest_checksums)}")
-        return options
+
+def _position(tokens: _Tokens) -> Lsn:
+    high, _, low = tokens.expect(Kind.POSITION).partition("/")
+    try:
+        return Lsn.parse(f"{high.lstrip('0') or 0}/{low.lstrip('0') or 0}")
+    except CorruptData as error:
+        raise syntax_error("invalid streaming start location") from error
+
+
+def _options(tokens: _Tokens) -> list[Option]:
+    """A list of options in parentheses, from PARENTHESES_SINCE on."""
+    tokens.expect(Kind.CHARACTER, "(")
+    options = [_option(tokens)]
+    while tokens.accept(","):
+        options.append(_option(tokens))
+    tokens.expect(Kind.CHARACTER, ")")
+    return options
+
+
+def _option(tokens: _Tokens) -> Option:
+    if tokens.peek().kind is Kind.WORD and tokens.peek().text != _NO_OPTION:
+        name = tokens.take().text.lower()
+    else:
+        name = tokens.name()
+    if tokens.peek().kind is Kind.NUMBER:
+        return Option(name, _number(tokens))
+    if tokens.peek().kind in (Kind.NAME, Kind.STRING):
+        return Option(name, tokens.take().text)
+    return Option(name, None)
+
+
+def _legacy_backup_options(tokens: _Tokens) -> list[Option]:
+    """Words without parentheses, until PARENTHESES_SINCE."""
+    options = []
+    while tokens.peek().text in WORDS_UNTIL_14 and tokens.peek().kind is Kind.WORD:
+        word = tokens.take().text
+        value: str | int | None = None
+        if word in _WITH_STRING:
+            value = tokens.expect(Kind.STRING)
+        elif word == "MAX_RATE":
+            value = _number(tokens)
+        options.append(Option(word.lower(), value))
+    return options
+
+
+def _create_slot(tokens: _Tokens, major: int) -> Command:
+    name, temporary = tokens.name(), tokens.accept("TEMPORARY")
+    plugin = None
+    if not tokens.accept("PHYSICAL"):
+        tokens.expect(Kind.WORD, "LOGICAL")
+        plugin = tokens.name()
+    options = []
+    if major >= PARENTHESES_SINCE and tokens.sees("("):
+        options = _options(tokens)
+    else:
+        while tokens.peek().kind is Kind.WORD and tokens.peek().text in _LEGACY_SLOT_OPTIONS:
+            options.append(_LEGACY_SLOT_OPTIONS[tokens.take().text])
+    fields = read_slot_options(tokens.end(options), major, logical=plugin is not None)
+    if plugin is None:
+        return CreatePhysicalSlot(name, temporary, **fields)
+    return CreateLogicalSlot(name, plugin, temporary, **fields)
+
+
+def _start_replication(tokens: _Tokens) -> Command:
+    slot = tokens.name() if tokens.accept("SLOT") else None
+    if slot is not None and tokens.accept("LOGICAL"):
+        start = _position(tokens)
+        return StartLogicalReplication(slot, start, _plugin_options(tokens))
+    tokens.accept("PHYSICAL")
+    start = _position(tokens)
+    timeline = _timeline(tokens) if tokens.accept("TIMELINE") else None
+    return StartPhysicalReplication(start, timeline, slot)
+
+
+def _plugin_options(tokens: _Tokens) -> tuple[tuple[str, str | None], ...]:
+    if not tokens.accept("("):
+        return ()
+    options: list[tuple[str, str | None]] = []
+    while not options or tokens.accept(","):
+        name = tokens.name()
+        is_string = tokens.peek().kind is Kind.STRING
+        options.append((name, tokens.take().text if is_string else None))
+    tokens.expect(Kind.CHARACTER, ")")
+    return tuple(options)

@@ -30,7 +30,7 @@ from pgbackup.replication.transport import (
 )
 from pgbackup.stream.sink import Sink, Tablespace
 from pgbackup.stream.untar import TarWalker
-from pgbackup.wire.grammar import BaseBackup
+from pgbackup.wire.basebackup import BaseBackup
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.replication.transcript import Line, TranscriptTransport, position_row, row, rows

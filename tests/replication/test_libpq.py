@@ -23,9 +23,16 @@ from pgbackup.replication.transport import (
     Ready,
     ResultSet,
 )
-from pgbackup.wire.grammar import Show, StartPhysicalReplication
+from pgbackup.wire.commands import Show, StartPhysicalReplication
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+
+
+class Garbled:
+    """A command with a word too many."""
+
+    def text(self, major: int) -> str:
+        return "IDENTIFY_SYSTEM IDENTIFY_SYSTEM"
 
 
 def failure(conninfo: str) -> ConnectionFailed:
@@ -75,7 +82,7 @@ def test_receive_gives_up_after_its_time(transport: LibpqTransport) -> None:
     ("command", "sqlstate"),
     [
         pytest.param(Show("no_such_setting"), "42704", id="unknown-setting"),
-        pytest.param(Show(";"), "42601", id="syntax"),
+        pytest.param(Garbled(), "42601", id="syntax"),
     ],
 )
 def test_after_an_error_the_connection_can_be_used(
