@@ -1,22 +1,12 @@
-"""The data directory in which the server runs the hooks: the current directory.
-
-pg_control is rewritten while the server runs, so a reader that meets a wrong checksum reads again
-before it believes in damage.
-"""
+"""The data directory in which the server runs the hooks: the current directory."""
 
 # ruff: noqa: PTH116 - pathlib is slow to load
 
 import os
-import time
 from typing import NamedTuple
 
-from pgbackup.errors import CorruptData
-from pgbackup.pg.control import FILE_SIZE, ControlFile
+from pgbackup.backup.controlfile import CONTROL_FILE, read_beginning, read_control
 from pgbackup.storage.durable import storage_errors
-
-CONTROL_FILE = "global/pg_control"
-_ATTEMPTS = 5
-_PAUSE = 0.02  # seconds
 
 
 class ServerIdentity(NamedTuple):
@@ -36,19 +26,12 @@ def read_identity() -> ServerIdentity | None:
 
     Raises: CorruptData, StorageError.
     """
-    for attempt in range(_ATTEMPTS):
+    with storage_errors("read file", CONTROL_FILE):
         try:
-            data = _read(CONTROL_FILE, FILE_SIZE)
-            if data is None:
-                return None
-            control = ControlFile.parse(data)
-        except CorruptData:
-            if attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(_PAUSE)
-        else:
-            return ServerIdentity(control.system_identifier, _major(), control.wal_segment_size)
-    raise AssertionError("unreachable")
+            control = read_control().values
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return ServerIdentity(control.system_identifier, _major(), control.wal_segment_size)
 
 
 def is_standby() -> bool:
@@ -64,18 +47,9 @@ def is_standby() -> bool:
 
 
 def _major() -> int | None:
-    data = _read("PG_VERSION", 16)
-    text = b"" if data is None else data.strip()
-    return int(text) if text.isdigit() else None
-
-
-def _read(path: str, size: int) -> bytes | None:
-    with storage_errors("read file", path):
+    with storage_errors("read file", "PG_VERSION"):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            text = read_beginning("PG_VERSION", 16).strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            return os.read(fd, size)
-        finally:
-            os.close(fd)
+    return int(text) if text.isdigit() else None

@@ -1,6 +1,6 @@
 """Small tar archives for tests."""
 
-from pgbackup.pg.tar import DIRECTORY, END_OF_ARCHIVE, FILE, SYMLINK, TarHeader, padding
+from pgbackup.pg.tar import BLOCK_SIZE, DIRECTORY, END_OF_ARCHIVE, FILE, SYMLINK, TarHeader, padding
 
 Member = tuple[str, bytes]
 
@@ -36,3 +36,12 @@ MEMBERS: tuple[Member, ...] = (
 def archive(members: tuple[Member, ...] = MEMBERS) -> bytes:
     """A whole archive with its end marker."""
     return b"".join(file(*member) for member in members) + END_OF_ARCHIVE
+
+
+def headers(data: bytes) -> list[TarHeader]:
+    """The headers of a whole archive."""
+    found, at = [], 0
+    while at < len(data) and (header := TarHeader.parse(data[at : at + BLOCK_SIZE])) is not None:
+        found.append(header)
+        at += BLOCK_SIZE + header.size + padding(header.size)
+    return found
