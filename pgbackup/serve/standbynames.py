@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SPACE = re.compile(r"[ \t\n\r\f\v]*")
-_INT_BITS, _LONG_MAX = 32, 2**63 - 1
+_LONG_MAX, _INT_MAX = (1 << 63) - 1, (1 << 31) - 1
 
 
 class Method(Enum):
@@ -158,8 +158,8 @@ def _token(match: re.Match[str]) -> _Token:
 
 def _int(digits: str) -> int:
     """The number that C's atoi makes of digits, whatever their size."""
-    value = min(int(digits), _LONG_MAX) % 2**_INT_BITS
-    return value - 2**_INT_BITS if value >= 2 ** (_INT_BITS - 1) else value
+    value = min(int(digits), _LONG_MAX) & 0xFFFFFFFF
+    return value - (1 << 32) if value > _INT_MAX else value
 
 
 def _folded(name: str) -> bytes:
