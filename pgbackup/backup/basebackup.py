@@ -1,0 +1,164 @@
+"""Our own BASE_BACKUP: reads the data directory of a server on this host into a sink.
+
+Archives have the members that the server would send, in its order and with its headers; then comes
+a manifest. This thread walks the directories, writes headers and reads small files; large ones are
+deferred, so that the chain's threads read, verify and compress them. Memory does not grow with the
+data, only with the number of files, for the manifest.
+
+Never writes to the data directory, and holds a file open only until it is read.
+
+Source: basebackup.c, perform_base_backup (PostgreSQL 18)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pgbackup.backup.archivemembers import ArchiveMembers, member_size
+from pgbackup.backup.datadir import DataDirectory
+from pgbackup.backup.datafile import Reading
+from pgbackup.backup.directread import DirectReads
+from pgbackup.backup.entries import Walk
+from pgbackup.backup.members import BACKUP_LABEL
+from pgbackup.backup.outstanding import Outstanding
+from pgbackup.backup.receive import BackupOutcome
+from pgbackup.backup.walmembers import send_wal, wal_ranges
+from pgbackup.pg.lsn import WalPosition
+from pgbackup.pg.page import PAGE_SIZE
+from pgbackup.pg.tar import END_OF_ARCHIVE
+from pgbackup.stream.packer import Packer
+from pgbackup.stream.sink import BackupState, Sink, Tablespace
+
+
+class BackupSession(Protocol):
+    """What makes a copy of a data directory a backup: its start and its stop.
+
+    start: set by begin.
+    label: content of backup_label; None if the copy needs none, since nobody writes.
+    """
+
+    start: WalPosition
+    label: bytes | None
+
+    def begin(self) -> None:
+        """Start the backup. Raises: ServerError, ConnectionFailed, Refused."""
+
+    def end(self) -> WalPosition:
+        """Stop it, when all files have been read. Raises: as begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a data directory is read.
+
+    checksums:        of the manifest, in capitals; NONE is one of them.
+    verify_checksums: check pages, if the cluster has data checksums.
+    wal:              put the WAL of the backup into its last archive.
+    direct_io:        read past the page cache.
+    threads:          that read at the same time, beside the caller's.
+    estimate:         look at the size of everything before, to tell how far the run is.
+    """
+
+    checksums: str = "CRC32C"
+    verify_checksums: bool = True
+    wal: bool = False
+    direct_io: bool = False
+    threads: int = 1
+    estimate: bool = False
+
+
+class DirectoryBackup:
+    """One backup of a data directory. Close it when the sink has been cleaned up."""
+
+    def __init__(self, data: DataDirectory, session: BackupSession, options: ReadOptions) -> None:
+        self._data = data
+        self._session = session
+        self._options = options
+        self._outstanding = Outstanding()
+        self._direct = DirectReads(options.threads + 1) if options.direct_io else None
+        self._members: ArchiveMembers | None = None
+
+    def run(self, sink: Sink) -> BackupOutcome:
+        """Read everything into the sink; the caller cleans that up.
+
+        Raises: PgbackupError, what the session raises, what the sink raises.
+        """
+        self._session.begin()
+        start = self._session.start
+        tablespaces = self._data.tablespaces()
+        walk = Walk(self._data, tablespaces, has_map=False)
+        if self._options.estimate:
+            tablespaces = tuple(self._estimated(tablespaces))
+        members = self._members = ArchiveMembers(self._data, self._reading(start))
+        sizes = [each.size for each in tablespaces if each.size is not None]
+        sink.begin_backup(BackupState(start, tablespaces, sum(sizes) if sizes else None))
+        stop = start
+        for tablespace in tablespaces:
+            sink.begin_archive(tablespace.archive_name)
+            packer = Packer(sink)
+            if tablespace.oid is None and self._session.label is not None:
+                members.put_content(packer, BACKUP_LABEL, self._session.label)
+            for entry in walk.entries(tablespace):
+                members.send(packer, tablespace.oid, entry)
+            if tablespace.oid is None:
+                stop = self._finish(packer, members)
+            packer.put(END_OF_ARCHIVE)
+            packer.hand_on()
+            sink.end_archive()
+        self._send_manifest(sink, members, stop)
+        sink.end_backup(stop)
+        warnings = (*walk.warnings, *members.warnings())
+        return BackupOutcome(start, stop, tablespaces, warnings, members.bad_count > 0)
+
+    def close(self) -> None:
+        """Close what is open; no thread may be reading."""
+        if self._members is not None:
+            self._members.close()
+        if self._direct is not None:
+            self._direct.close()
+
+    def _reading(self, start: WalPosition) -> Reading:
+        control = self._data.control
+        is_verified = (
+            self._options.verify_checksums
+            and control.data_checksum_version > 0
+            and control.block_size == PAGE_SIZE
+        )
+        return Reading(
+            self._options.checksums,
+            start.lsn if is_verified else None,
+            control.relation_segment_blocks,
+            self._outstanding,
+            self._direct,
+        )
+
+    def _estimated(self, tablespaces: tuple[Tablespace, ...]) -> Iterator[Tablespace]:
+        """The same tablespaces with the size that their archives will have, more or less."""
+        walk = Walk(self._data, tablespaces, has_map=False)
+        for tablespace in tablespaces:
+            headers = (entry.header for entry in walk.entries(tablespace))
+            yield replace(tablespace, size=sum(map(member_size, headers)))
+
+    def _send_manifest(self, sink: Sink, members: ArchiveMembers, stop: WalPosition) -> None:
+        sink.begin_manifest()
+        rest = memoryview(members.manifest(wal_ranges(self._data, self._session.start, stop)))
+        while rest:
+            buffer = sink.buffer
+            length = min(len(buffer), len(rest))
+            buffer[:length] = rest[:length]
+            sink.manifest_contents(length)
+            rest = rest[length:]
+        sink.end_manifest()
+
+    def _finish(self, packer: Packer, members: ArchiveMembers) -> WalPosition:
+        """Send what comes after all other files, and stop the backup.
+
+        pg_control says up to where a standby's files need WAL, so it must be newer than they are.
+        """
+        packer.flush()
+        self._outstanding.wait_for_all()
+        members.put_control(packer)
+        stop = self._session.end()
+        if self._options.wal:
+            send_wal(self._data, members, packer, self._session.start, stop)
+        return stop
