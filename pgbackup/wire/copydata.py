@@ -6,6 +6,7 @@ never become a value here.
 Source: basebackup_copy.c (PostgreSQL 18).
 """
 
+import struct
 from dataclasses import dataclass
 
 from pgbackup.errors import ProtocolViolation
@@ -15,8 +16,15 @@ NEW_ARCHIVE = ord("n")
 MANIFEST = ord("m")
 PROGRESS = ord("p")
 
-PROGRESS_LENGTH = 9
+PROGRESS_MESSAGE = struct.Struct("!cq")
+PROGRESS_LENGTH = PROGRESS_MESSAGE.size
 """Bytes: the type and an int64 of bytes done."""
+
+BEGIN_MANIFEST = b"m"
+"""The whole message before the contents of the manifest."""
+
+CONTENTS_PREFIX = b"d"
+"""What stands before contents in their message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,17 @@ class NewArchive:
 
     name: str
     location: str
+
+
+def new_archive(archive: NewArchive) -> bytes:
+    """Build an 'n' message."""
+    texts = (archive.name, archive.location)
+    return b"n" + b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in texts)
+
+
+def progress(bytes_done: int) -> bytes:
+    """Build a 'p' message; the bytes are of the whole backup."""
+    return PROGRESS_MESSAGE.pack(b"p", bytes_done)
 
 
 def parse_new_archive(payload: memoryview) -> NewArchive:

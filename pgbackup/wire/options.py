@@ -14,6 +14,7 @@ from pgbackup.errors import ClientError
 from pgbackup.wire.basebackup import CLIENT, MAX_LABEL, BaseBackup
 from pgbackup.wire.commands import FAILOVER_SINCE, PARENTHESES_SINCE, Snapshot
 from pgbackup.wire.compression import parse_compression
+from pgbackup.wire.startup import parse_bool
 
 ALGORITHMS = ("NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512")
 """Of the checksums in a manifest."""
@@ -35,18 +36,6 @@ class Option(NamedTuple):
 def syntax_error(message: str = "syntax error") -> ClientError:
     """What is wrong with the text of a command."""
     return ClientError(message, sqlstate="42601")
-
-
-def parse_bool(text: str) -> bool | None:
-    """A boolean as settings are written, by any beginning that is unique; None if it is none.
-
-    Source: bool.c, parse_bool_with_len (PostgreSQL 18)
-    """
-    word = text.lower()
-    for name, meaning in (("true", True), ("yes", True), ("false", False), ("no", False)):
-        if word and name.startswith(word):
-            return meaning
-    return {"on": True, "1": True, "of": False, "off": False, "0": False}.get(word)
 
 
 def _boolean(option: Option) -> bool:

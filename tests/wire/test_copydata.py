@@ -3,7 +3,13 @@
 import pytest
 
 from pgbackup.errors import ProtocolViolation
-from pgbackup.wire.copydata import NewArchive, check_length, parse_new_archive
+from pgbackup.wire.copydata import (
+    NewArchive,
+    check_length,
+    new_archive,
+    parse_new_archive,
+    progress,
+)
 
 
 def parse(payload: bytes) -> NewArchive:
@@ -22,6 +28,7 @@ def parse(payload: bytes) -> NewArchive:
 )
 def test_an_archive_is_announced_by_name_and_location(payload: bytes, archive: NewArchive) -> None:
     assert parse(payload) == archive
+    assert new_archive(archive) == payload
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,8 @@ def test_a_control_message_of_a_wrong_length_is_refused(length: int) -> None:
 
 def test_a_control_message_of_its_length_passes() -> None:
     check_length(memoryview(b"p" + bytes(8)), 9)
+
+
+def test_progress_is_the_message_of_a_server() -> None:
+    assert progress(0x3D6E00) == b"p\0\0\0\0\0\x3d\x6e\0"
+    check_length(memoryview(progress(0)), 9)

@@ -5,14 +5,19 @@ import time
 
 import pytest
 
-from pgbackup.errors import CorruptData, ProtocolViolation
+from pgbackup.errors import ClientError, CorruptData, ProtocolViolation
 from pgbackup.pg.lsn import Lsn
 from pgbackup.wire.messages import (
     EPOCH_DIFFERENCE,
+    HotStandbyFeedback,
     Keepalive,
+    StandbyStatus,
     XLogData,
+    keepalive,
+    parse_standby_message,
     parse_stream_message,
     standby_status,
+    xlog_data_header,
 )
 
 XLOG_DATA = bytes.fromhex("77 0000000102000028 0000000102000100 0002C5A1B3D4E5F6")
@@ -84,3 +89,46 @@ def test_a_status_asks_for_no_answer_by_default() -> None:
 
 def test_times_count_from_the_year_2000() -> None:
     assert time.strftime("%F %T", time.gmtime(EPOCH_DIFFERENCE / 1e6)) == "2000-01-01 00:00:00"
+
+
+def test_what_the_server_sends_the_client_reads() -> None:
+    start, end = Lsn.parse("1/2000028"), Lsn.parse("1/2000100")
+    data = parse_stream_message(memoryview(xlog_data_header(start, end) + b"abc"))
+    assert isinstance(data, XLogData)
+    assert (data.start, data.server_end, bytes(data.data)) == (start, end, b"abc")
+    for reply in (False, True):
+        message = keepalive(end, reply=reply)
+        assert len(message) == 18  # a walreceiver takes no other length
+        assert parse_stream_message(memoryview(message)) == Keepalive(
+            end, int.from_bytes(message[9:17]), reply
+        )
+
+
+@pytest.mark.parametrize("more", [b"", b"more"], ids=["exact", "longer"])
+def test_what_the_client_reports_the_server_reads(more: bytes) -> None:
+    message = standby_status(Lsn(3), Lsn(2), Lsn(1), reply=True)
+    assert parse_standby_message(message + more) == StandbyStatus(
+        Lsn(3), Lsn(2), Lsn(1), int.from_bytes(message[25:33]), True
+    )
+
+
+def test_feedback_of_a_hot_standby_is_read() -> None:
+    message = bytes.fromhex("68 0002C5A1B3D4E5F6 000002DB 00000000 00000000 00000000")
+    assert len(message) == 25
+    assert parse_standby_message(message) == HotStandbyFeedback(0x0002C5A1B3D4E5F6)
+
+
+@pytest.mark.parametrize(("kind", "length"), [(b"r", 34), (b"h", 25)], ids=["status", "feedback"])
+def test_a_short_message_of_a_standby_is_an_error_that_it_is_told(kind: bytes, length: int) -> None:
+    for short in range(1, length):
+        with pytest.raises(ClientError, match="insufficient data left in message") as caught:
+            parse_standby_message(kind + bytes(short - 1))
+        assert caught.value.sqlstate == "08P01"
+
+
+def test_an_unknown_message_of_a_standby_ends_the_connection() -> None:
+    for kind in set(range(256)) - {ord("r"), ord("h")}:
+        with pytest.raises(ProtocolViolation, match="unexpected message type"):
+            parse_standby_message(bytes([kind]) + bytes(40))
+    with pytest.raises(ProtocolViolation):
+        parse_standby_message(b"")
