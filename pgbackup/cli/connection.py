@@ -69,13 +69,14 @@ class Connector:
 
     def connect(self) -> LibpqTransport:
         """Open a replication connection. Raises: ConnectionFailed, AuthenticationFailed."""
-        try:
-            return self._connect()
-        except AuthenticationFailed as error:
-            if "no password supplied" not in error.message or not self._may_ask:
-                raise
-        self._ask()
-        return self._connect()
+        return self._connect_or_ask(self._settings, replicates=True)
+
+    def connect_for_sql(self) -> LibpqTransport:
+        """Open an ordinary session, to the database "postgres" unless another one is named.
+
+        Raises: ConnectionFailed, AuthenticationFailed.
+        """
+        return self._connect_or_ask(self._with_database(self._settings), replicates=False)
 
     def connect_quietly(
         self, at: ServerAddress | None = None, *, runs_sql: bool = True
@@ -88,8 +89,7 @@ class Connector:
         Raises: ConnectionFailed, AuthenticationFailed.
         """
         settings = {"connect_timeout": str(SHORT_TIMEOUT)} | self._settings | self._secret
-        if not ({"dbname", "service"} & set(settings) or DATABASE_VARIABLES & set(os.environ)):
-            settings["dbname"] = DEFAULT_DATABASE
+        settings = self._with_database(settings)
         if at is not None:
             settings |= {**at._asdict(), "target_session_attrs": "any"}
         transport = LibpqTransport()
@@ -110,10 +110,26 @@ class Connector:
             found.append((name, connector))
         return found
 
-    def _connect(self) -> LibpqTransport:
+    def _connect_or_ask(self, settings: dict[str, str], *, replicates: bool) -> LibpqTransport:
+        try:
+            return self._connect(settings, replicates)
+        except AuthenticationFailed as error:
+            if "no password supplied" not in error.message or not self._may_ask:
+                raise
+        self._ask()
+        return self._connect(settings, replicates)
+
+    def _connect(self, settings: dict[str, str], replicates: bool) -> LibpqTransport:
         transport = LibpqTransport()
-        transport.connect(build_conninfo(self._settings | self._secret), APPLICATION_NAME)
+        conninfo = build_conninfo(settings | self._secret)
+        transport.connect(conninfo, APPLICATION_NAME, replicates=replicates)
         return transport
+
+    @staticmethod
+    def _with_database(settings: dict[str, str]) -> dict[str, str]:
+        if {"dbname", "service"} & set(settings) or DATABASE_VARIABLES & set(os.environ):
+            return settings
+        return {**settings, "dbname": DEFAULT_DATABASE}
 
     def _ask(self) -> None:
         self._secret["password"] = getpass.getpass("Password: ", sys.stderr)

@@ -95,12 +95,7 @@ class BackupLabel:
         Raises: UsageError for a label that would break its line or is too long.
         Source: xlogbackup.c, build_backup_content (PostgreSQL 18)
         """
-        label = self.label.encode("utf-8", "surrogateescape")
-        if len(label) > MAX_LABEL or _LINE_BREAK.search(label):
-            raise UsageError(
-                f'could not use backup label "{self.label}": '
-                f"it has a line break, a zero byte or more than {MAX_LABEL} bytes"
-            )
+        check_label(self.label)
         lines = [f"START WAL LOCATION: {self.start.lsn} (file {self.segment_name})"]
         if self.stop is not None:
             stop = self.stop
@@ -120,6 +115,16 @@ class BackupLabel:
             lines.append(f"INCREMENTAL FROM LSN: {self.incremental_from.lsn}")
             lines.append(f"INCREMENTAL FROM TLI: {self.incremental_from.timeline}")
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def check_label(text: str) -> None:
+    """Raises: UsageError for a label that would break its line or is too long."""
+    label = text.encode("utf-8", "surrogateescape")
+    if len(label) > MAX_LABEL or _LINE_BREAK.search(label):
+        raise UsageError(
+            f'could not use backup label "{text}": '
+            f"it has a line break, a zero byte or more than {MAX_LABEL} bytes"
+        )
 
 
 def parse_tablespace_map(data: bytes, server_major: int) -> dict[int, str]:

@@ -197,10 +197,10 @@ def read_slot(transport: Transport, name: str, timeout: float | None = None) -> 
     """
     if transport.server_major < READ_SLOT_SINCE:
         return None
-    kind, lsn, timeline = query(transport, ReadSlot(name), 3, timeout)[:3]
+    kind, restart, timeline = query(transport, ReadSlot(name), 3, timeout)[:3]
     if kind is None:
         raise no_slot(name)
-    return SlotPosition(text(kind), None if lsn is None else position(lsn, timeline))
+    return SlotPosition(text(kind), None if restart is None else position(restart, timeline))
 
 
 def no_slot(name: str) -> NotFound:
@@ -211,10 +211,18 @@ def no_slot(name: str) -> NotFound:
     )
 
 
-def position(lsn: bytes | None, timeline: bytes | None) -> WalPosition:
+def position(location: bytes | None, timeline: bytes | None) -> WalPosition:
     """Read a position from two text columns."""
     try:
-        return WalPosition(Timeline(number(timeline)), Lsn.parse(text(lsn)))
+        return WalPosition(Timeline(number(timeline)), lsn(location))
+    except CorruptData as error:
+        raise ProtocolViolation(f"the server sent no position: {error.message}") from error
+
+
+def lsn(value: bytes | None) -> Lsn:
+    """A column that must be a position in the WAL."""
+    try:
+        return Lsn.parse(text(value))
     except CorruptData as error:
         raise ProtocolViolation(f"the server sent no position: {error.message}") from error
 

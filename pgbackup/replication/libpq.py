@@ -94,10 +94,22 @@ class LibpqTransport:
         self._copy: CopyKind | None = None
         self._pending: Event | None = None
 
-    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
+    def connect(
+        self,
+        conninfo: str,
+        application_name: str,
+        *,
+        runs_sql: bool = False,
+        replicates: bool = True,
+    ) -> None:
         settings = parse_conninfo(conninfo)
-        settings["replication"] = "database" if runs_sql else "true"
-        if not runs_sql:  # else it would hide the database of PGSERVICE or PGDATABASE
+        if not replicates:
+            settings["replication"] = "false"
+        else:
+            settings["replication"] = "database" if runs_sql else "true"
+        if (
+            replicates and not runs_sql
+        ):  # else it would hide the database of PGSERVICE or PGDATABASE
             settings.setdefault("dbname", "replication")
         settings.setdefault("fallback_application_name", application_name)
         try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pgbackup.errors import ConnectionFailed, CorruptData, ProtocolViolation
+from pgbackup.errors import ConnectionFailed, ProtocolViolation
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
@@ -114,10 +114,10 @@ def read_slot_state(
         name,
         client.text(kind),
         active == b"t",
-        None if restart is None else _lsn(restart),
+        None if restart is None else client.lsn(restart),
         None if status is None else _status(client.text(status)),
         None if safe is None else _signed(safe),
-        _lsn(end),
+        client.lsn(end),
     )
 
 
@@ -128,7 +128,7 @@ def advance_slot(
 
     Returns: where it is now. Raises: ConnectionFailed, ServerError, ProtocolViolation.
     """
-    return _lsn(client.query(transport, AdvanceSlot(name, position), 1, timeout)[0])
+    return client.lsn(client.query(transport, AdvanceSlot(name, position), 1, timeout)[0])
 
 
 def _read_position(transport: Transport, name: str, timeout: float | None) -> SlotState | None:
@@ -138,13 +138,6 @@ def _read_position(transport: Transport, name: str, timeout: float | None) -> Sl
     restart = None if found.restart is None else found.restart.lsn
     end = client.identify_system(transport, timeout).flushed.lsn
     return SlotState(name, found.kind, None, restart, None, None, end)
-
-
-def _lsn(value: bytes | None) -> Lsn:
-    try:
-        return Lsn.parse(client.text(value))
-    except CorruptData as error:
-        raise ProtocolViolation(f"the server sent no position: {error.message}") from error
 
 
 def _signed(value: bytes) -> int:

@@ -89,10 +89,19 @@ class Transport(Protocol):
     address: ServerAddress
     notices: list[str]
 
-    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
+    def connect(
+        self,
+        conninfo: str,
+        application_name: str,
+        *,
+        runs_sql: bool = False,
+        replicates: bool = True,
+    ) -> None:
         """Open a physical replication connection.
 
-        runs_sql: to the database of the connection string, where SQL is understood as well.
+        runs_sql:   to the database of the connection string, where SQL is understood as well.
+        replicates: False for an ordinary session, where nothing but SQL is understood; who may
+                    not replicate can have it, and it takes no walsender.
 
         Raises: ConnectionFailed, AuthenticationFailed, Refused (server too old).
         """

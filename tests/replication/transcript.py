@@ -46,7 +46,14 @@ class TranscriptTransport:
         """The payloads sent into a COPY."""
         return [message for message in self.sent if isinstance(message, bytes)]
 
-    def connect(self, conninfo: str, application_name: str, *, runs_sql: bool = False) -> None:
+    def connect(
+        self,
+        conninfo: str,
+        application_name: str,
+        *,
+        runs_sql: bool = False,
+        replicates: bool = True,
+    ) -> None:
         raise AssertionError("a transcript needs no connection")
 
     def send(self, message: Message) -> None:
