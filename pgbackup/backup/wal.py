@@ -16,6 +16,7 @@ from functools import partial
 from crc32c import crc32c
 
 from pgbackup.backup.archivedwal import ArchivedWal, PartialWal
+from pgbackup.backup.wallink import WalLink
 from pgbackup.errors import ProtocolViolation, WrongSystem
 from pgbackup.interrupts import held_back
 from pgbackup.pg.history import TimelineHistory
@@ -24,7 +25,7 @@ from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
 from pgbackup.replication.walreceiver import WalStream
 from pgbackup.repo.archive import WalArchive
-from pgbackup.repo.catalog import HistoryRecord, ObjectRecord
+from pgbackup.repo.catalog import HistoryRecord
 from pgbackup.storage.api import Storage
 from pgbackup.stream.sink import BackupState, Fill, Sink
 
@@ -35,7 +36,7 @@ TAIL_SILENCE = 1.0
 """Seconds without new WAL after which the last segment is taken to stay unfinished."""
 
 
-class WalAlongside(Sink):
+class WalAlongside(WalLink):
     """A link that streams the backup's WAL while archives flow past it.
 
     transport: connected, for this link alone; the caller disconnects it.
@@ -67,9 +68,6 @@ class WalAlongside(Sink):
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
-        self.segments: list[Segment] = []
-        self.histories: list[HistoryRecord] = []
-        self.tail: ObjectRecord | None = None
 
     def reserve(self) -> None:
         """Hold the server's WAL from now on; call before the backup starts.

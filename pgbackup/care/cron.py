@@ -14,7 +14,8 @@ from pgbackup.archiving.heldslot import Servers
 from pgbackup.archiving.receive import ReceiveOptions, WalReceiver
 from pgbackup.archiving.scan import WalScan
 from pgbackup.archiving.stopping import StopRequest
-from pgbackup.backup.take import BackupRequest, take_backup
+from pgbackup.backup.request import BackupRequest
+from pgbackup.backup.take import take_backup
 from pgbackup.backup.verify import verify_backup
 from pgbackup.care.lastrun import LastRun, put_last_run
 from pgbackup.care.schedule import Schedule

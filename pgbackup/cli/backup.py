@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.backup.take import BackupRequest, stream_backup, take_backup
+from pgbackup.backup.request import BackupRequest
+from pgbackup.backup.take import stream_backup, take_backup
 from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression, parse_rate
 from pgbackup.cli.document import backup_document

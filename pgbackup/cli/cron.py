@@ -6,7 +6,7 @@ import typer
 
 from pgbackup.archiving.heldslot import Servers, SlotOptions
 from pgbackup.archiving.receive import ReceiveOptions
-from pgbackup.backup.take import BackupRequest
+from pgbackup.backup.request import BackupRequest
 from pgbackup.care.cron import CronReport, CronRequest, run_cron
 from pgbackup.care.schedule import parse_schedule
 from pgbackup.cli import connection, options

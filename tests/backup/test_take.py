@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
+from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.stored import StoredBackup
-from pgbackup.backup.take import BackupRequest, learn_facts, stream_backup, take_backup
+from pgbackup.backup.take import learn_facts, stream_backup, take_backup
 from pgbackup.errors import NotFound, ServerError, StorageError, WrongSystem
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.replication.libpq import LibpqTransport

@@ -6,7 +6,8 @@ The call is a method of FileSystem. A run that has fewer of them succeeds.
 import sys
 from functools import partial
 
-from pgbackup.backup.take import BackupRequest, take_backup
+from pgbackup.backup.request import BackupRequest
+from pgbackup.backup.take import take_backup
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.local import LocalStorage

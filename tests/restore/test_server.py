@@ -3,7 +3,8 @@
 import stat
 from pathlib import Path
 
-from pgbackup.backup.take import BackupRequest, take_backup
+from pgbackup.backup.request import BackupRequest
+from pgbackup.backup.take import take_backup
 from pgbackup.backup.verify import verify_backup
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.replication.transport import Transport
