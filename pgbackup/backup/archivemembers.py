@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pgbackup.backup.datadir import DataDirectory, source_error, source_errors
-from pgbackup.backup.datafile import MAX_REPORTED, DataFile, Reading
+from pgbackup.backup.datafile import DataFile, Reading
 from pgbackup.backup.entries import Entry
 from pgbackup.backup.filesum import new_sum
 from pgbackup.backup.members import CONTROL_FILE, data_path
+from pgbackup.backup.pagefailures import failure_sentences
 from pgbackup.pg.manifest import WalRange
 from pgbackup.pg.manifest_builder import ManifestBuilder
 from pgbackup.pg.page import PAGE_SIZE
@@ -151,22 +152,12 @@ def member_size(header: TarHeader) -> int:
 
 def _file_warnings(path: str, file: DataFile) -> Iterator[str]:
     """In the server's words. Source: basebackup.c, sendFile (PostgreSQL 18)"""
-    name = f'"./{path}"' if not path.startswith("pg_tblspc/") else f'"{path}"'
+    name = path if path.startswith("pg_tblspc/") else f"./{path}"
     if file.odd_block is not None:
         block, length = file.odd_block
         yield (
-            f"WARNING: could not verify checksum in file {name}, block {block}: read buffer size"
+            f'WARNING: could not verify checksum in file "{name}", block {block}: read buffer size'
             f" {length} and page size {PAGE_SIZE} differ"
         )
-    for number, (block, calculated, expected) in enumerate(file.bad, 1):
-        yield (
-            f"WARNING: checksum verification failed in file {name}, block {block}:"
-            f" calculated {calculated:X} but expected {expected:X}"
-        )
-        if number == MAX_REPORTED:
-            yield (
-                f"WARNING: further checksum verification failures in file {name}"
-                " will not be reported"
-            )
-    if file.bad_count > 1:
-        yield f"WARNING: file {name} has a total of {file.bad_count} checksum verification failures"
+    for sentence in failure_sentences(name, file.bad, file.bad_count):
+        yield f"WARNING: {sentence}"

@@ -11,19 +11,16 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from pgbackup.backup.datadir import source_errors
 from pgbackup.backup.directread import DirectReads
 from pgbackup.backup.filesum import new_sum
 from pgbackup.backup.outstanding import Outstanding
+from pgbackup.backup.pagefailures import first_failures
 from pgbackup.pg.exclude import RelationFile
 from pgbackup.pg.lsn import Lsn
 from pgbackup.pg.page import PAGE_SIZE, BadPage, bad_pages, still_bad
 from pgbackup.stream.sink import Fill
-
-MAX_REPORTED: Final = 5
-"""Damaged pages of one file that are told one by one. Source: basebackup.c, sendFile"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +150,4 @@ class DataFile:
     def _note(self, bad: list[BadPage]) -> None:
         with self._lock:
             self.bad_count += len(bad)
-            self.bad = sorted([*self.bad, *bad])[:MAX_REPORTED]
+            self.bad = first_failures([*self.bad, *bad])

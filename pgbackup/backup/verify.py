@@ -19,6 +19,7 @@ from pgbackup.backup.members import BACKUP_LABEL, CONTROL_FILE, member_problems
 from pgbackup.backup.stored import StoredArchive, StoredBackup
 from pgbackup.backup.stretches import cut
 from pgbackup.backup.verify_archive import ArchiveCheck
+from pgbackup.backup.verify_pages import PageCheck, PagesReport
 from pgbackup.backup.verify_record import label_problems, record_problems
 from pgbackup.backup.verify_wal import WalCheck
 from pgbackup.errors import CorruptData, NotFound
@@ -38,6 +39,7 @@ class VerifyReport:
     files:     of the manifest.
     size:      plain bytes of all archives.
     wal_files: segments that the backup needs.
+    pages:     what was found in pages; None if they were not to be checked, or could not.
     """
 
     label: str
@@ -46,6 +48,7 @@ class VerifyReport:
     size: int
     wal_files: int
     seconds: float
+    pages: PagesReport | None = None
 
 
 def verify_backup(
@@ -55,16 +58,18 @@ def verify_backup(
     jobs: int,
     meter: Meter,
     fail_fast: bool = False,
+    pages: bool = False,
 ) -> VerifyReport:
     """Read a whole backup and its WAL.
 
     jobs:      threads.
     fail_fast: stop at the first problem.
+    pages:     check the checksums of pages, too.
 
     Raises: NotFound, Locked if the backup is being removed, StorageError.
     """
     started = time.monotonic()
-    verification = _Verification(cluster, record, fail_fast)
+    verification = _Verification(cluster, record, fail_fast, pages)
     with suppress(_Enough), cluster.catalog.reading(record.label, "verify"):
         verification.run(jobs, meter)
     return VerifyReport(
@@ -74,6 +79,7 @@ def verify_backup(
         record.size,
         sum(1 for _ in record.segments()) + (record.tail is not None),
         time.monotonic() - started,
+        None if verification.pages is None else verification.pages.report(),
     )
 
 
@@ -84,14 +90,22 @@ class _Enough(Exception):
 class _Verification:
     """One run over one backup."""
 
-    def __init__(self, cluster: ClusterRepository, record: BackupRecord, fail_fast: bool) -> None:
+    def __init__(
+        self,
+        cluster: ClusterRepository,
+        record: BackupRecord,
+        fail_fast: bool,
+        wants_pages: bool,
+    ) -> None:
         self._cluster = cluster
         self._record = record
         self._fail_fast = fail_fast
+        self._wants_pages = wants_pages
         self._backup = StoredBackup(cluster.storage, record)
         self._lock = threading.Lock()
         self.problems: list[str] = []
         self.manifest: Manifest | None = None
+        self.pages: PageCheck | None = None
 
     def run(self, jobs: int, meter: Meter) -> None:
         record = self._record
@@ -103,8 +117,12 @@ class _Verification:
         self._report_all(record_problems(record, self.manifest))
         files = {} if self.manifest is None else self.manifest.files
         indexes = self._read_indexes()
+        if self._wants_pages:
+            self.pages = self._page_check(indexes)
         checks = {
-            archive.record.name: ArchiveCheck(archive, record, files, self._report, crew.advance)
+            archive.record.name: ArchiveCheck(
+                archive, record, files, self._report, crew.advance, self.pages
+            )
             for archive in self._backup.archives
         }
         usable = [
@@ -169,6 +187,16 @@ class _Verification:
                 self._report(error.message)
                 indexes.append((archive, None))
         return indexes
+
+    def _page_check(
+        self, indexes: Iterable[tuple[StoredArchive, Sequence[IndexEntry] | None]]
+    ) -> PageCheck | None:
+        readable = [(archive, entries) for archive, entries in indexes if entries is not None]
+        try:
+            return PageCheck.of_backup(self._backup, readable)
+        except (CorruptData, NotFound) as error:
+            self._report(error.message)
+        return None
 
     def _check_wal(self, crew: Crew) -> None:
         check = WalCheck(self._backup, self._cluster.archive, crew.advance)

@@ -20,6 +20,7 @@ from pgbackup.backup.members import (
 )
 from pgbackup.backup.stored import FrameReader, StoredArchive
 from pgbackup.backup.stretches import Stretch, walk
+from pgbackup.backup.verify_pages import FilePages, PageCheck
 from pgbackup.errors import CorruptData, NotFound
 from pgbackup.pg.manifest import ManifestFile
 from pgbackup.pg.tar import FILE, SYMLINK, TarHeader
@@ -39,6 +40,7 @@ class ArchiveCheck:
 
     report:  told of each problem.
     advance: told of plain bytes that went by.
+    pages:   checks the pages of files, if that is wanted.
     kept:    content of the small files that others want to look into, by path.
     """
 
@@ -49,12 +51,14 @@ class ArchiveCheck:
         files: Mapping[str, ManifestFile],
         report: Report,
         advance: Callable[[int], object],
+        pages: PageCheck | None = None,
     ) -> None:
         self._archive = archive
         self._record = record
         self._files = files
         self._report = report
         self._advance = advance
+        self._page_check = pages
         self._lock = threading.Lock()
         self._runs: list[_Run] = []
         self.kept: dict[str, bytes] = {}
@@ -112,7 +116,7 @@ class ArchiveCheck:
 
     def _check_to_damage(self, stretch: Stretch, run: "_Run") -> Stretch | None:
         """Check up to the first damage; return what is left behind it."""
-        members = _Members(stretch, self._record, self._files, self._report)
+        members = _Members(stretch, self._record, self._files, self._report, self._page_check)
         reader = FrameReader(self._archive, run.add)
         try:
             for length in walk(stretch, members, reader):
@@ -164,7 +168,7 @@ class _Run:
 
 
 class _Members:
-    """A MemberHandler that compares contents with the manifest.
+    """A MemberHandler that compares contents with the manifest, and looks into their pages.
 
     finished: how many members were seen to their end.
     """
@@ -175,13 +179,16 @@ class _Members:
         record: BackupRecord,
         files: Mapping[str, ManifestFile],
         report: Report,
+        page_check: PageCheck | None,
     ) -> None:
         self._tablespace = stretch.archive.record.tablespace
         self._links = {tablespace_path(each.oid): each.location for each in record.tablespaces}
         self._files = files
         self._report = report
+        self._page_check = page_check
         self._path = ""
         self._check: ContentCheck | None = None
+        self._pages: FilePages | None = None
         self._keep: bytearray | None = None
         self.finished = 0
         self.kept: dict[str, bytes] = {}
@@ -192,6 +199,9 @@ class _Members:
         self._check = None
         if file is not None and file.size == header.size:  # another size was told already
             self._check = ContentCheck(file)
+        self._pages = None
+        if self._page_check is not None and header.type == FILE:
+            self._pages = self._page_check.begin_file(self._path)
         is_kept = self._path in _KEPT and header.size <= _MAX_KEPT
         self._keep = bytearray() if is_kept else None
         if header.type == SYMLINK and self._links.get(self._path) != header.linkname:
@@ -203,6 +213,8 @@ class _Members:
     def member_contents(self, data: memoryview) -> None:
         if self._check is not None:
             self._check.update(data)
+        if self._pages is not None:
+            self._pages.update(data)
         if self._keep is not None:
             self._keep += data
 
@@ -215,6 +227,9 @@ class _Members:
                 f'could not accept file "{printable(self._path)}": its checksum is not that of'
                 " the manifest"
             )
+        if self._page_check is not None and self._pages is not None:
+            for problem in self._page_check.end_file(self._pages):
+                self._report(problem)
 
 
 class _Entries:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pgbackup.backup.verify import VerifyReport, verify_backup
+from pgbackup.backup.verify_pages import PagesReport
 from pgbackup.cli import options
 from pgbackup.cli.amounts import default_workers
 from pgbackup.cli.output import format_size, print_json, progress_bar, say
@@ -29,6 +30,9 @@ def verify(
     fail_fast: Annotated[
         bool, typer.Option("--exit-on-error", "-e", help="Stop at the first problem.")
     ] = False,
+    pages: Annotated[
+        bool, typer.Option("--pages", help="Check the checksum of every page, too.")
+    ] = False,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
     progress: options.ProgressWanted = False,
@@ -44,7 +48,12 @@ def verify(
     for record in records:
         with progress_bar(f"verify {record.label}", options.wants_progress(progress, quiet)) as bar:
             report = verify_backup(
-                cluster, record, jobs=jobs or default_workers(), meter=bar, fail_fast=fail_fast
+                cluster,
+                record,
+                jobs=jobs or default_workers(),
+                meter=bar,
+                fail_fast=fail_fast,
+                pages=pages,
             )
         reports.append(report)
         with suppress(StorageError):  # who may only read verifies all the same
@@ -77,7 +86,15 @@ def _tell(report: VerifyReport) -> None:
     verdict = f"{len(report.problems)} PROBLEMS" if report.problems else "ok"
     say(
         f"backup {report.label}: {verdict}; {report.files} files, {format_size(report.size)},"
-        f" {report.wal_files} WAL segments, {report.seconds:.1f} s"
+        f" {report.wal_files} WAL segments,{_pages(report)} {report.seconds:.1f} s"
+    )
+
+
+def _pages(report: VerifyReport) -> str:
+    if report.pages is None:
+        return ""
+    return (
+        f" {report.pages.checked} pages," if report.pages.has_checksums else " no page checksums,"
     )
 
 
@@ -90,4 +107,21 @@ def _document(report: VerifyReport) -> dict[str, Any]:
         "size": report.size,
         "wal_files": report.wal_files,
         "seconds": round(report.seconds, 3),
+        "pages": None if report.pages is None else _pages_document(report.pages),
+    }
+
+
+def _pages_document(pages: PagesReport) -> dict[str, Any]:
+    return {
+        "has_checksums": pages.has_checksums,
+        "checked": pages.checked,
+        "failed": pages.failed,
+        "files": [
+            {
+                "path": each.path,
+                "failed": each.count,
+                "first": [bad._asdict() for bad in each.first],
+            }
+            for each in pages.files
+        ],
     }

@@ -50,6 +50,20 @@ def test_damaged_pages_are_reported_and_kept_in_the_record(
     answer = run(tmp_path, *words, "--json")
     assert (answer.status, answer.document["backup"]["page_checksum_failures"]) == (10, True)
 
+    label = document["label"]
+    answer = run(tmp_path, "verify", label, "--pages")
+    assert answer.status == 7
+    told = next(text for text in document["warnings"] if "block" in text)
+    sentence = told.removeprefix("WARNING:").strip().replace('"./', '"')
+    assert answer.out.decode() == f"{label}: {sentence}\n"
+    assert f"backup {label}: 1 PROBLEMS; " in answer.err
+    (report,) = run(tmp_path, "verify", label, "--pages", "--json").document["verified"]
+    assert report["problems"] == [sentence]
+    assert report["pages"]["checked"] > 1000
+    (found,) = report["pages"]["files"]
+    assert (found["path"], found["failed"], found["first"][0]["block"]) == (name, 1, 2)
+    assert succeed(tmp_path, "verify", "--json").document["verified"][0]["pages"] is None
+
     quiet = succeed(tmp_path, *words, "--no-verify-checksums", "-q")
     assert quiet.err == ""
     document = succeed(tmp_path, "show", "--json").document["backup"]
