@@ -12,7 +12,6 @@ Source: basebackup.c, perform_base_backup (PostgreSQL 18)
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from pgbackup.backup.archivemembers import ArchiveMembers, member_size
 from pgbackup.backup.datadir import DataDirectory
@@ -22,29 +21,14 @@ from pgbackup.backup.entries import Walk
 from pgbackup.backup.members import BACKUP_LABEL
 from pgbackup.backup.outstanding import Outstanding
 from pgbackup.backup.receive import BackupOutcome
+from pgbackup.backup.session import BackupSession
 from pgbackup.backup.walmembers import send_wal, wal_ranges
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.pg.page import PAGE_SIZE
 from pgbackup.pg.tar import END_OF_ARCHIVE
 from pgbackup.stream.packer import Packer
 from pgbackup.stream.sink import BackupState, Sink, Tablespace
-
-
-class BackupSession(Protocol):
-    """What makes a copy of a data directory a backup: its start and its stop.
-
-    start: set by begin.
-    label: content of backup_label; None if the copy needs none, since nobody writes.
-    """
-
-    start: WalPosition
-    label: bytes | None
-
-    def begin(self) -> None:
-        """Start the backup. Raises: ServerError, ConnectionFailed, Refused."""
-
-    def end(self) -> WalPosition:
-        """Stop it, when all files have been read. Raises: as begin."""
+from pgbackup.stream.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +41,7 @@ class ReadOptions:
     direct_io:        read past the page cache.
     threads:          that read at the same time, beside the caller's.
     estimate:         look at the size of everything before, to tell how far the run is.
+    max_rate:         kilobytes per second, or None.
     """
 
     checksums: str = "CRC32C"
@@ -65,6 +50,7 @@ class ReadOptions:
     direct_io: bool = False
     threads: int = 1
     estimate: bool = False
+    max_rate: int | None = None
 
 
 class DirectoryBackup:
@@ -83,6 +69,8 @@ class DirectoryBackup:
 
         Raises: PgbackupError, what the session raises, what the sink raises.
         """
+        if self._options.max_rate is not None:
+            sink = Throttle(sink, self._options.max_rate)
         self._session.begin()
         start = self._session.start
         tablespaces = self._data.tablespaces()

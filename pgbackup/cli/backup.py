@@ -2,14 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import stream_backup, take_backup
+from pgbackup.backup.takelocal import LocalSource, stream_local_backup, take_local_backup
 from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression, parse_rate
 from pgbackup.cli.document import backup_document
@@ -18,6 +22,7 @@ from pgbackup.errors import ExitCode, UsageError
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.registry import open_storage
+from pgbackup.stream.compress import MAX_WORKERS, ZstdSettings
 from pgbackup.wire.basebackup import MAX_LABEL
 
 
@@ -73,13 +78,26 @@ def backup(
         typer.Option(case_sensitive=False, help="Checksum of each file in the manifest."),
     ] = ManifestChecksums.CRC32C,
     no_verify_checksums: Annotated[
-        bool, typer.Option("--no-verify-checksums", help="The server does not check its pages.")
+        bool, typer.Option("--no-verify-checksums", help="Nobody checks the pages' checksums.")
+    ] = False,
+    pgdata: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Read the data directory of a server on this host, ourselves."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=MAX_WORKERS, help="Threads; all cores by default."),
+    ] = None,
+    direct_io: Annotated[
+        bool, typer.Option("--direct-io", help="With --pgdata: read past the page cache.")
     ] = False,
     progress: options.ProgressWanted = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> int:
-    """Back up a running server, with the WAL that makes the backup usable."""
+    """Back up a server, with the WAL that makes the backup usable."""
     if target not in (None, "-"):
         raise UsageError(
             f'could not write the backup to "{target}": -D takes only "-" here',
@@ -94,16 +112,16 @@ def backup(
         max_rate=None if max_rate is None else parse_rate(max_rate),
         checksums=manifest_checksums.value,
         verify_checksums=not no_verify_checksums,
-        compression=parse_compression(compress or default_compression),
+        compression=_with_jobs(parse_compression(compress or default_compression), jobs),
+        direct_io=direct_io,
     )
     connector = connection.Connector(
         host, port, username, dbname, never_ask=no_password, ask=password
     )
+    run = _Run(connector, pgdata, request, options.wants_progress(progress, quiet))
     if target == "-":
-        return _to_stdout(connector, request, options.wants_progress(progress, quiet))
-    open_repository = partial(Repository.open, open_storage(repo), create=True)
-    with progress_bar("backup", options.wants_progress(progress, quiet)) as bar:
-        record = take_backup(connector.connect, open_repository, request, bar)
+        return run.to_stdout()
+    record = run.to_repository(partial(Repository.open, open_storage(repo), create=True))
     for warning in record.checksum_failures.warnings:
         say_warning(warning)
     if json:
@@ -114,19 +132,57 @@ def backup(
     return ExitCode.OK if is_clean else ExitCode.WARNINGS
 
 
-def _to_stdout(
-    connector: connection.Connector, request: BackupRequest, wants_progress: bool | None
-) -> int:
-    if sys.stdout.isatty():
-        raise UsageError(
-            "could not write a backup to a terminal",
-            hint="Redirect standard output, or leave -D out to back up into a repository.",
-        )
-    with progress_bar("backup", wants_progress) as bar:
-        outcome = stream_backup(connector.connect, sys.stdout.fileno(), request, bar)
-    for warning in outcome.warnings:
-        say_warning(warning)
-    return ExitCode.WARNINGS if outcome.is_damaged else ExitCode.OK
+def _with_jobs(compression: ZstdSettings | None, jobs: int | None) -> ZstdSettings | None:
+    if compression is None or jobs is None:
+        return compression
+    return replace(compression, workers=jobs)
+
+
+class _Run:
+    """One backup, of a server or of a data directory."""
+
+    def __init__(
+        self,
+        connector: connection.Connector,
+        pgdata: str | None,
+        request: BackupRequest,
+        wants_progress: bool | None,
+    ) -> None:
+        if pgdata is None and request.direct_io:
+            raise UsageError("--direct-io needs --pgdata: the server reads its files by itself")
+        self._connector = connector
+        self._request = request
+        self._wants_progress = wants_progress
+        self._source: LocalSource | None = None
+        if pgdata is not None:
+            self._source = LocalSource(
+                DataDirectory.open(pgdata),
+                connector.connect,
+                connector.connect_for_sql,
+                estimate=sys.stderr.isatty() if wants_progress is None else wants_progress,
+            )
+
+    def to_repository(self, open_repository: Callable[[], Repository]) -> BackupRecord:
+        with progress_bar("backup", self._wants_progress) as bar:
+            if self._source is not None:
+                return take_local_backup(self._source, open_repository, self._request, bar)
+            return take_backup(self._connector.connect, open_repository, self._request, bar)
+
+    def to_stdout(self) -> int:
+        if sys.stdout.isatty():
+            raise UsageError(
+                "could not write a backup to a terminal",
+                hint="Redirect standard output, or leave -D out to back up into a repository.",
+            )
+        descriptor = sys.stdout.fileno()
+        with progress_bar("backup", self._wants_progress) as bar:
+            if self._source is not None:
+                outcome = stream_local_backup(self._source, descriptor, self._request, bar)
+            else:
+                outcome = stream_backup(self._connector.connect, descriptor, self._request, bar)
+        for warning in outcome.warnings:
+            say_warning(warning)
+        return ExitCode.WARNINGS if outcome.is_damaged else ExitCode.OK
 
 
 def _tell(record: BackupRecord, repo: str) -> None:
