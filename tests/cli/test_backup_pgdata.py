@@ -80,6 +80,10 @@ def test_a_damaged_page_is_told_and_kept(cluster_factory: ClusterFactory, tmp_pa
     assert expected in said.err
     listed = run(tmp_path, "list", "-B", str(repo), "--json").document
     assert [each["page_checksum_failures"] for each in listed["backups"]] == [True]
+    assert run(tmp_path, "verify", "-B", str(repo)).status == 0
+    verified = run(tmp_path, "verify", "--pages", "-B", str(repo))
+    assert verified.status == 7
+    assert expected.removeprefix("WARNING: ").replace("./", "") in verified.out.decode()
     assert back_up(server, repo, "--no-verify-checksums").status == 0
 
 

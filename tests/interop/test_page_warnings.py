@@ -1,5 +1,6 @@
 """Damaged pages are told as the stock server tells them, about the same data directory."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,11 +14,16 @@ from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.stream.compress import Compress, ZstdSettings
 from tests.account import program_environment
 from tests.binaries import nearest_client
+from tests.cli.program import succeed
 from tests.cluster import Cluster
+from tests.fix_cluster import ClusterFactory
 from tests.pg.pages import PAGE_SIZE, damaged, good_page, header
 from tests.stream.checked_sink import CheckedSink
 
 pytestmark = pytest.mark.interop
+
+LOADED_BACKUPS = int(os.environ.get("PGBACKUP_LOADED_BACKUPS", "3"))
+"""How many backups are taken of a server under load."""
 
 SEGMENT = 131072  # blocks
 FAR = 2**63
@@ -143,3 +149,24 @@ def test_part_of_a_page_at_the_end_keeps_no_other_page_from_being_checked(
         " 5000 and page size 8192 differ"
     )
     assert 'failed in file "./base/1/70011", block 1: ' in outcome.warnings[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("major", [14, 18], ids=lambda major: f"pg{major}")
+def test_pages_that_the_server_is_writing_are_not_reported(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    """Few shared buffers make the server write, and read again, with each transaction."""
+    server = cluster_factory(major, settings={"shared_buffers": "1MB", "fsync": False})
+    server.pgbench_init(5)
+    load = server.pgbench(4, seconds=120)
+    words = ("backup", "--pgdata", server.pgdata, "-d", server.conninfo(), "-c", "fast")
+    for _ in range(LOADED_BACKUPS):
+        answer = succeed(tmp_path, *words, "-q")
+        assert answer.err == ""
+    assert load.poll() is None
+    (report,) = succeed(tmp_path, "verify", "--pages", "--json").document["verified"]
+    assert report["pages"]["checked"] > 10_000
+    assert report["pages"]["failed"] == 0
+    load.terminate()
+    load.communicate()
