@@ -4,6 +4,7 @@ CRC-32C(a + b) follows from both values and the length of b alone: appending n z
 multiplies its value by x^8n modulo the polynomial.
 """
 
+from functools import cache
 from typing import Final
 
 POLYNOMIAL: Final = 0x82F63B78
@@ -32,10 +33,17 @@ def _multiply(left: int, right: int) -> int:
 
 
 def _power_of_x(exponent: int) -> int:
-    result, square = _ONE, _X
-    while exponent:
-        if exponent & 1:
-            result = _multiply(result, square)
-        square = _multiply(square, square)
-        exponent >>= 1
+    result = _ONE
+    for number in range(exponent.bit_length()):
+        if exponent >> number & 1:
+            result = _multiply(result, _square_of_x(number))
     return result
+
+
+@cache
+def _square_of_x(number: int) -> int:
+    """X squared so many times; there are no more of them than bits in a length."""
+    if not number:
+        return _X
+    root = _square_of_x(number - 1)
+    return _multiply(root, root)

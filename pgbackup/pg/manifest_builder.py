@@ -26,6 +26,8 @@ class ManifestBuilder:
             head = f'{{ "{VERSION_FIELD}": 1,\n"Files": ['
         self._text = bytearray(head.encode())
         self._separator = b"\n"
+        self._mtime: float | None = None
+        self._modified = ""
 
     def add_file(
         self,
@@ -46,8 +48,10 @@ class ManifestBuilder:
             name = b'"Path": ' + _quoted(raw.decode())
         except UnicodeDecodeError:
             name = b'"Encoded-Path": "%s"' % raw.hex().encode()
-        modified = time.strftime("%Y-%m-%d %H:%M:%S GMT", time.gmtime(mtime // 1))
-        fields = f'"Size": {size}, "Last-Modified": "{modified}"'
+        if mtime != self._mtime:  # files made together are many
+            self._mtime = mtime
+            self._modified = time.strftime("%Y-%m-%d %H:%M:%S GMT", time.gmtime(mtime // 1))
+        fields = f'"Size": {size}, "Last-Modified": "{self._modified}"'
         if algorithm != NO_CHECKSUM:
             fields += f', "Checksum-Algorithm": "{algorithm}", "Checksum": "{checksum.hex()}"'
         self._text += b"%s{ %s, %s }" % (self._separator, name, fields.encode())

@@ -30,6 +30,7 @@ _BLANK_CHECKSUM = b" " * 8
 _USTAR = b"ustar\x0000"
 _GNU = b"ustar  \x00"
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
+_NO_DEVICE = b"0000000 "
 _MAX_NUMBER = 2**63 - 1
 
 
@@ -115,8 +116,8 @@ class TarHeader(NamedTuple):
             _USTAR,
             b"postgres",
             b"postgres",
-            _digits(0, 8),
-            _digits(0, 8),
+            _NO_DEVICE,
+            _NO_DEVICE,
         )
         return header[:148] + _digits(sum(header), 8) + header[156:]
 

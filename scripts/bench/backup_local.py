@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Is `pgbackup backup --pgdata` faster than everything else that copies a data directory?
+
+One cluster of PostgreSQL 15 with data checksums, thousands of small tables among its files, read
+from the page cache and written to the same file system, everything synced. `backup --pgdata -j 2`
+with zstd level 1, pages verified and the WAL streamed, against pg_basebackup -Ft -X none plain,
+with client-side zstd and in its fastest mode (server-side zstd on two threads); against tar, zstd
+and sync; against itself without page checks; and against pgBackRest (two processes, bundled small
+files, page checks on) at zstd level 1 and 3. All contenders run in turn; ratios are taken round by
+round. The rest of the method is that of pairs.py.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import data_size, make_cluster
+from pairs import (
+    Contender,
+    Run,
+    machine,
+    print_rows,
+    ratio_row,
+    read_everything,
+    run_once,
+    touch_memory,
+)
+
+from tests.cluster import Cluster, client_bin
+
+JOBS = "2"
+SMALL_TABLES = 3000
+
+PAIRS = (
+    ("ours 1", "client-zstd:level=1"),
+    ("ours 1", "server-zstd:level=1,workers=2"),
+    ("ours 1", "plain"),
+    ("ours 1", "tar | zstd -1 -T2"),
+    ("ours 1", "ours 1, no page checks"),
+    ("ours 1", "pgbackrest 1"),
+    ("ours 3", "pgbackrest 3"),
+)
+
+
+def main() -> None:
+    """Build or find the cluster, time all contenders in turn, print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
+    parser.add_argument("--keep", type=Path, help="the cluster stays here for the next run")
+    parser.add_argument("--without", action="append", default=[], help="peer to leave out")
+    parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
+    options = parser.parse_args()
+    if options.quick:
+        options.gigabytes, options.rounds = 0.05, 1
+    work = Path(tempfile.mkdtemp(prefix="pgbackup-bench-", dir=options.directory))
+    work.chmod(0o755)
+    try:
+        with running_cluster(options.keep or work / "cluster", options.gigabytes) as cluster:
+            compare(cluster, work, options.rounds, options.without)
+            if options.keep:
+                cluster.stop()
+    finally:
+        shutil.rmtree(work)
+
+
+def running_cluster(directory: Path, gigabytes: float) -> Cluster:
+    """The cluster of a former run, or a new one."""
+    if directory.exists():
+        cluster = Cluster.attach(directory)
+        cluster.start()
+        return cluster
+    cluster = make_cluster(directory, gigabytes)
+    tables = range(max(1, round(SMALL_TABLES * gigabytes / 3)))
+    for number in tables:
+        cluster.sql(
+            f"CREATE TABLE small_{number} (id int PRIMARY KEY, t text);"
+            f" INSERT INTO small_{number} SELECT g, repeat('x', 50) FROM generate_series(1, 100) g"
+        )
+    cluster.sql("CHECKPOINT")
+    return cluster
+
+
+def compare(cluster: Cluster, work: Path, rounds: int, without: Sequence[str]) -> None:
+    """Time everything in turn, and print what the pairs give."""
+    contenders = all_contenders(cluster, work)
+    pairs = [pair for pair in PAIRS if pair[1] in contenders and pair[1] not in without]
+    chosen = list(dict.fromkeys(name for pair in pairs for name in pair))
+    size = data_size(cluster)
+    files = sum(1 for path in cluster.pgdata.rglob("*") if path.is_file())
+    print(machine())
+    print(f"PostgreSQL 15, {size / 1e9:.2f} GB in {files} files, {rounds} rounds\n")
+    runs: dict[str, list[Run]] = {name: [] for name in chosen}
+    stored: dict[str, int] = {}
+    for number in range(rounds + 1):
+        for name in chosen:
+            read_everything(cluster.pgdata / "base")
+            touch_memory(work, size // 2)
+            run = run_once(contenders[name])
+            if number:
+                runs[name].append(run)
+            files_made = (path for path in (work / "target").rglob("*") if path.is_file())
+            stored[name] = sum(path.stat().st_size for path in files_made) // 1_000_000
+            fresh(work / "target")
+    print_rows(
+        [
+            ratio_row(contenders[one], contenders[other], (runs[one], runs[other]))
+            for one, other in pairs
+        ]
+    )
+    print(f"\nstored MB: {stored}")
+
+
+def all_contenders(cluster: Cluster, work: Path) -> dict[str, Contender]:
+    """Every contender by its name in PAIRS. All write to the same place."""
+    target = work / "target"
+    found = {
+        "ours 1": ours(cluster, target, "1"),
+        "ours 1, no page checks": ours(cluster, target, "1", "--no-verify-checksums"),
+        "ours 3": ours(cluster, target, "3"),
+        "plain": pg_basebackup(cluster, target, "none"),
+        "tar | zstd -1 -T2": tar(cluster, target),
+    }
+    for mode in ("client-zstd:level=1", "server-zstd:level=1,workers=2"):
+        found[mode] = pg_basebackup(cluster, target, mode)
+    if shutil.which("pgbackrest") is None:
+        print("pgBackRest is not installed: left out\n")
+    else:
+        found |= {f"pgbackrest {level}": pgbackrest(cluster, work, level) for level in "13"}
+    return found
+
+
+def fresh(path: Path) -> None:
+    """Give the space of the last run back before the names are removed."""
+    for file in path.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.write_bytes(b"")
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def ours(cluster: Cluster, target: Path, level: str, *options: str) -> Contender:
+    command = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast", "-j", JOBS]
+    command += ["--pgdata", str(cluster.pgdata), "-d", cluster.conninfo(), "-B", str(target)]
+    command += ["-Z", f"zstd:level={level}", *options]
+    words = " ".join([f"backup --pgdata -j {JOBS}, level {level}", *options])
+    return Contender(words, command)
+
+
+def pg_basebackup(cluster: Cluster, target: Path, compression: str) -> Contender:
+    command = [str(client_bin("pg_basebackup", 15)), "-Ft", "-X", "none", "-c", "fast"]
+    command += ["-d", cluster.conninfo(), "-D", str(target)]
+    command += [] if compression == "none" else [f"--compress={compression}"]
+    return Contender(f"pg_basebackup {compression}", command)
+
+
+def tar(cluster: Cluster, target: Path) -> Contender:
+    script = (
+        'tar cf - -C "$1" --exclude=./pg_wal . | zstd -q -1 -T2 > "$2/a.zst" && sync "$2/a.zst"'
+    )
+    command = ["sh", "-c", script, "sh", str(cluster.pgdata), str(target)]
+    return Contender("tar, zstd -1 -T2, sync", command, target.mkdir)
+
+
+def pgbackrest(cluster: Cluster, work: Path, level: str) -> Contender:
+    configuration = work / f"pgbackrest-{level}.conf"
+    configuration.write_text(
+        f"""[global]
+repo1-path={work / "target"}
+repo1-bundle=y
+repo1-retention-full=1
+lock-path={work / "lock"}
+log-level-console=error
+log-level-file=off
+compress-type=zst
+compress-level={level}
+process-max={JOBS}
+start-fast=y
+archive-check=n
+checksum-page=y
+[bench]
+pg1-path={cluster.pgdata}
+pg1-socket-path={cluster.run_directory}
+pg1-port={cluster.port}
+pg1-user=postgres
+"""
+    )
+    words = ["pgbackrest", f"--config={configuration}", "--stanza=bench"]
+
+    def prepare() -> None:
+        (work / "target").mkdir()
+        subprocess.run([*words, "stanza-create"], check=True)
+
+    command = [*words, "--type=full", "backup"]
+    return Contender(f"pgbackrest --process-max={JOBS}, level {level}", command, prepare)
+
+
+if __name__ == "__main__":
+    main()
