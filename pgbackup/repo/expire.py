@@ -3,12 +3,12 @@
 Backups go oldest first, each by its record; then, when they are gone, WAL is judged anew by what
 is left, and goes oldest first, its histories last. So a run that is killed leaves whole backups
 with all that they need, and the next run goes on. One run at a time; a backup that is being read,
-made or was just pinned stays, and so does all WAL once a new backup begins.
+made or was just pinned stays, and so does all WAL once a new backup begins, or a new slot.
 
 Never removes what it did not list, nor anything of another cluster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +19,7 @@ from pgbackup.repo import layout
 from pgbackup.repo.policy import Policy
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.repo.retention import Holdings, RetentionPlan, plan_retention, stored_size
+from pgbackup.repo.slots import held_positions
 from pgbackup.repo.walfiles import ListedFile, sort_out
 
 WAL_BATCH = 64
@@ -55,22 +56,16 @@ def check_policy(policy: Policy) -> None:
         )
 
 
-def plan_expire(
-    cluster: ClusterRepository, policy: Policy, now: datetime, slots: Sequence[WalPosition] = ()
-) -> RetentionPlan:
+def plan_expire(cluster: ClusterRepository, policy: Policy, now: datetime) -> RetentionPlan:
     """Say what would go; changes nothing.
-
-    slots: positions from which WAL is held.
 
     Raises: UsageError, NotFound, CorruptData, StorageError.
     """
     check_policy(policy)
-    return plan_retention(policy, read_holdings(cluster, slots), now)
+    return plan_retention(policy, read_holdings(cluster), now)
 
 
-def run_expire(
-    cluster: ClusterRepository, policy: Policy, now: datetime, slots: Sequence[WalPosition] = ()
-) -> ExpireOutcome:
+def run_expire(cluster: ClusterRepository, policy: Policy, now: datetime) -> ExpireOutcome:
     """Remove what the policy does not keep.
 
     Raises: Locked if another run is under way; as plan_expire.
@@ -78,12 +73,10 @@ def run_expire(
     check_policy(policy)
     lock = layout.expire_lock(cluster.system)
     with cluster.storage.lock(lock, {"command": "expire"}):
-        return _Expiry(cluster, policy, now, slots).run()
+        return _Expiry(cluster, policy, now).run()
 
 
-def read_holdings(
-    cluster: ClusterRepository, slots: Sequence[WalPosition] = (), *, all_in_use: bool = False
-) -> Holdings:
+def read_holdings(cluster: ClusterRepository, *, all_in_use: bool = False) -> Holdings:
     """Read what there is. Raises: NotFound, CorruptData, StorageError.
 
     all_in_use: judge WAL alone: no backup goes.
@@ -108,7 +101,7 @@ def read_holdings(
         frozenset(label for label in labels if all_in_use or catalog.is_in_use(label)),
         [each.label for each in damaged],
         running,
-        slots,
+        held_positions(cluster),
     )
 
 
@@ -127,27 +120,30 @@ def _histories(
     return found
 
 
+def _holds_more(now: Mapping[str, WalPosition], before: Mapping[str, WalPosition]) -> bool:
+    """Tell whether a slot is new, or holds what it did not hold before."""
+    return any(
+        name not in before
+        or position.lsn < before[name].lsn
+        or position.timeline < before[name].timeline
+        for name, position in now.items()
+    )
+
+
 class _Expiry:
     """One run."""
 
-    def __init__(
-        self,
-        cluster: ClusterRepository,
-        policy: Policy,
-        now: datetime,
-        slots: Sequence[WalPosition],
-    ) -> None:
+    def __init__(self, cluster: ClusterRepository, policy: Policy, now: datetime) -> None:
         self._cluster = cluster
         self._catalog = cluster.catalog
         self._policy = policy
         self._now = now
-        self._slots = slots
         self._notes: list[str] = []
 
     def run(self) -> ExpireOutcome:
         leftovers = [*self._cluster.storage.reap(layout.system_folder(self._cluster.system))]
         leftovers += [f"unfinished backup {each}" for each in self._catalog.clean_unfinished()]
-        plan = plan_expire(self._cluster, self._policy, self._now, self._slots)
+        plan = plan_expire(self._cluster, self._policy, self._now)
         sizes = {record.label: stored_size(record) for record in plan.going_backups()}
         backups = [label for label in sizes if self._remove_backup(label)]
         files = self._remove_wal()
@@ -171,7 +167,7 @@ class _Expiry:
     def _remove_wal(self) -> list[ListedFile]:
         """Remove the WAL that what is there now does not need."""
         known = set(self._catalog.labels())
-        there = read_holdings(self._cluster, self._slots, all_in_use=True)
+        there = read_holdings(self._cluster, all_in_use=True)
         plan = plan_retention(self._policy, there, self._now)
         for label in plan.left_alone():
             self._catalog.mark_alone(label)
@@ -179,6 +175,9 @@ class _Expiry:
         for begin in range(0, len(files), WAL_BATCH):
             if not set(self._catalog.labels()) <= known:
                 self._notes.append("a backup has begun, so the rest of the WAL stays this time")
+                return files[:begin]
+            if _holds_more(held_positions(self._cluster), there.slots):
+                self._notes.append("a slot has begun, so the rest of the WAL stays this time")
                 return files[:begin]
             batch = files[begin : begin + WAL_BATCH]
             self._cluster.storage.delete(*(file.name for file in batch))

@@ -7,6 +7,7 @@ pgbackup.json                        the format, and the repository's identity
 <system identifier>/wal-verified.json up to where the WAL archive was verified
 <system identifier>/walindex/        what is noted of the segments; may be removed
 <system identifier>/wal-holes.json   holes in it that a receiver knows of, and why
+<system identifier>/slots/           replication slots of our own clients
 <system identifier>/wal/             as in pg_wal: segments (plain or .zst), .history, .backup
 <system identifier>/conflict/        WAL that came under a name bound to other content
 <system identifier>/backups/<label>/ archives, indexes, backup_manifest, the record, and a pin
@@ -31,6 +32,7 @@ COMPRESSED_SUFFIX = ".zst"
 _LABEL = r"(?!9999)[0-9]{8}T[0-9]{6}[FI]"  # datetime ends with 9999
 _LABEL_TIME = "%Y%m%dT%H%M%S"  # UTC
 _SYSTEM = r"[1-9][0-9]{0,19}"
+_SLOT = r"[a-z0-9_]{1,63}"
 _WAL_INDEX = r"[0-9A-F]{8}-[0-9a-f]{32}"
 _ARCHIVE = r"(base|[0-9]+)\.tar(\.zst)?"
 _BESIDE_ARCHIVES = r"(base|[0-9]+)\.index|[0-9A-F]{24}\.partial"
@@ -91,6 +93,28 @@ def wal_object(system: int, name: str, *, compressed: bool) -> str:
 def segment_object(system: int, name: str, compressed: bool) -> str:
     """The object of a WAL segment."""
     return wal_object(system, name, compressed=compressed)
+
+
+def slots_folder(system: int) -> str:
+    """The folder of the replication slots of those whom we send WAL to."""
+    return f"{system}/slots/"
+
+
+def slot_object(system: int, name: str) -> str:
+    """One replication slot. Raises: UsageError."""
+    return slot_lock(system, name) + ".json"
+
+
+def slot_lock(system: int, name: str) -> str:
+    """The lock that the one client which uses a slot holds. Raises: UsageError."""
+    if not is_slot_name(name):
+        raise UsageError(f'"{name}" is not the name of a replication slot')
+    return slots_folder(system) + name
+
+
+def is_slot_name(name: str) -> bool:
+    """Tell whether PostgreSQL would have a slot of this name."""
+    return re.fullmatch(_SLOT, name) is not None
 
 
 def receiver_lock(system: int) -> str:

@@ -34,7 +34,7 @@ class Holdings:
     in_use:    labels of backups that are being read or removed.
     damaged:   labels of backups whose records cannot be read.
     running:   labels of backups that are being made.
-    slots:     positions from which WAL is held.
+    slots:     names, and positions from which WAL is held.
     """
 
     segment_size: int
@@ -46,7 +46,7 @@ class Holdings:
     in_use: frozenset[str] = frozenset()
     damaged: Sequence[str] = ()
     running: Sequence[str] = ()
-    slots: Sequence[WalPosition] = ()
+    slots: Mapping[str, WalPosition] = field(default_factory=dict)
 
 
 class BackupFate(NamedTuple):
@@ -177,8 +177,8 @@ def _needs(
     needs.add_after(each.record for each in staying if each.has_wal_after)
     for each in staying:
         needs.add_own(each.record)
-    for position in there.slots:
-        needs.add_slot(position)
+    for name, position in there.slots.items():
+        needs.add_slot(name, position)
     for timeline in histories:
         if timeline > 1 and timeline not in there.histories:
             needs.add_whole(timeline, "its history is missing")
@@ -217,7 +217,7 @@ def _wal_fates(
         for timeline, group in groupby(segments, key=lambda file: file.timeline)
     ]
     kept = {timeline for timeline, files in judged if any(reason for reason, _ in files)}
-    kept |= {position.timeline for position in there.slots}
+    kept |= {position.timeline for position in there.slots.values()}
     for each in backups:
         if each.stays:
             kept |= {each.record.timeline, each.record.stop_timeline}

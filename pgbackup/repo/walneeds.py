@@ -78,14 +78,15 @@ class WalNeeds:
                 lsn, began, label = min(starts)
                 self._add_path(history, WalPosition(began, lsn), f"{label} and after it")
 
-    def add_slot(self, position: WalPosition) -> None:
+    def add_slot(self, name: str, position: WalPosition) -> None:
         """What a slot holds: everything from its position on."""
+        reason = f"slot {name} holds it"
         for history in self._histories.values():
             if position in history:
-                self._add_path(history, position, f"slot at {position}")
+                self._add_path(history, position, reason)
         if position.timeline not in self._histories:
             number = Segment.containing(position.timeline, position.lsn, self._size).number
-            self.add_from(position.timeline, number, f"slot at {position}")
+            self.add_from(position.timeline, number, reason)
 
     def _add_path(self, history: TimelineHistory, start: WalPosition, reason: str) -> None:
         end = WalPosition(history.timeline, Lsn(MAX_LSN))

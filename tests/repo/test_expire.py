@@ -1,5 +1,6 @@
 """expire removes what the plan says, in an order that a kill cannot spoil, and nothing else."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from pgbackup.backup.take import require_wal
-from pgbackup.errors import Locked, UsageError, WalGap
+from pgbackup.errors import CorruptData, Locked, UsageError, WalGap
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
+from pgbackup.repo import expire as expire_module
 from pgbackup.repo import layout
 from pgbackup.repo.expire import plan_expire, run_expire
 from pgbackup.repo.inventory import read_inventory
 from pgbackup.repo.policy import Policy
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.slots import Slot, put_slot
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
@@ -99,10 +102,62 @@ def test_a_pinned_backup_stays_alone_with_its_own_wal(cluster: ClusterRepository
 
 def test_wal_that_a_slot_holds_stays(cluster: ClusterRepository) -> None:
     """RC-21: what a slot holds survives, its backup need not."""
-    slots = [WalPosition(Timeline(1), Lsn(15 * MIB + 77))]
-    run_expire(cluster, KEEP_ONE, day(3), slots)
+    put_slot(cluster, Slot("far", False, WalPosition(Timeline(1), Lsn(15 * MIB + 77))))
+    put_slot(cluster, Slot("idle", False, None))
+    put_slot(cluster, Slot("dead", True, WalPosition(Timeline(1), Lsn(MIB))))
+    plan = run_expire(cluster, KEEP_ONE, day(3)).plan
     assert labels(cluster) == [THIRD]
     assert wal(cluster) == [*range(15, 3 * SEGMENTS)]
+    assert "slot far holds it" in [each.reason for each in plan.wal]
+
+
+def test_a_temporary_slot_holds_wal_while_its_owner_lives(cluster: ClusterRepository) -> None:
+    position = WalPosition(Timeline(1), Lsn(15 * MIB))
+    with cluster.storage.lock(layout.slot_lock(SYSTEM, "short")):
+        put_slot(cluster, Slot("short", True, position))
+        run_expire(cluster, KEEP_ONE, day(3))
+    assert wal(cluster) == [*range(15, 3 * SEGMENTS)]
+    run_expire(cluster, KEEP_ONE, day(3))
+    assert wal(cluster) == [*range(2 * SEGMENTS, 3 * SEGMENTS)]
+
+
+class NewSlot(FileSystem):
+    """Makes a slot, or moves it back, when the first WAL of a cluster is removed."""
+
+    def __init__(self) -> None:
+        self.cluster: ClusterRepository | None = None
+
+    def unlink(self, path: PathName, *, dir_fd: int | None = None) -> None:
+        if self.cluster is not None and os.fspath(path).startswith("0000"):
+            put_slot(self.cluster, Slot("back", False, WalPosition(Timeline(1), Lsn(15 * MIB))))
+        super().unlink(path, dir_fd=dir_fd)
+
+
+@pytest.mark.parametrize("before", [None, 25], ids=["new", "moved back"])
+def test_a_slot_that_begins_meanwhile_ends_the_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None
+) -> None:
+    monkeypatch.setattr(expire_module, "WAL_BATCH", 3)
+    filesystem = NewSlot()
+    cluster = make_cluster(LocalStorage(tmp_path / "repo", filesystem=filesystem))
+    for number in range(3):
+        add_backup(cluster, number)
+    if before is not None:
+        put_slot(cluster, Slot("back", False, WalPosition(Timeline(1), Lsn(before * MIB))))
+    filesystem.cluster = cluster
+    outcome = run_expire(cluster, KEEP_ONE, day(3))
+    assert wal(cluster) == [*range(3, 3 * SEGMENTS)]
+    assert "a slot has begun" in outcome.notes[0]
+
+
+@pytest.mark.parametrize("document", [b"x", b'{"format": 2}', b'{"format": 1, "restart_lsn": 1}'])
+def test_nothing_goes_while_a_slot_cannot_be_read(
+    cluster: ClusterRepository, document: bytes
+) -> None:
+    cluster.storage.create(layout.slot_object(SYSTEM, "own"), document)
+    with pytest.raises(CorruptData, match=r"slots/own\.json"):
+        run_expire(cluster, KEEP_ONE, day(3))
+    assert len(labels(cluster)) == 3
 
 
 def test_a_backup_that_is_restored_stays_with_its_wal(cluster: ClusterRepository) -> None:

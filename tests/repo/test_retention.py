@@ -183,7 +183,10 @@ def holdings_of(world: World) -> Holdings:
         in_use=frozenset(each.label for each in good if each.in_use),
         damaged=[each.label for each in world.backups if each.damaged],
         running=[layout.format_label("full", when(began)) for began in world.running],
-        slots=[WalPosition(Timeline(line), Lsn(position)) for line, position in world.slots],
+        slots={
+            f"s{number}": WalPosition(Timeline(line), Lsn(position))
+            for number, (line, position) in enumerate(world.slots)
+        },
     )
 
 
