@@ -25,7 +25,8 @@ NONCE_LENGTH = 18
 _FIRST = re.compile(
     rb"(?P<header>(?P<flag>n|y|p=[^,]*),(?P<authzid>[^,]*),)(?P<bare>.*)", re.DOTALL
 )
-_BARE = re.compile(rb"n=[^,]*,r=(?P<nonce>[\x21-\x2b\x2d-\x7e]+)(?:,.*)?", re.DOTALL)
+_BARE = re.compile(rb"n=[^,]*,r=(?P<nonce>[^,]+)(?:,.*)?", re.DOTALL)
+_PRINTABLE = re.compile(rb"[\x21-\x7e]*")
 _FINAL = re.compile(
     rb"(?P<unproved>c=(?P<binding>[^,]*),r=(?P<nonce>[^,]*)(?:,.*)?),p=(?P<proof>[^,]*)", re.DOTALL
 )
@@ -47,7 +48,8 @@ class ScramServer:
         self._verifier = verifier or mock_verifier(user, secret)
         self._binding = binding
         self._header = self._client_first = self._server_first = self._nonce = b""
-        self._expected_binding = b""
+        self._expected = b""
+        self._has_binding = False
         self.mechanisms = (PLAIN,) if binding is None else (PLUS, PLAIN)
 
     def challenge(self, mechanism: str, message: bytes) -> bytes:
@@ -62,15 +64,16 @@ class ScramServer:
             raise ClientError(
                 "client uses authorization identity, but it is not supported", sqlstate="0A000"
             )
-        self._expected_binding = match["header"]
-        if mechanism == PLUS and self._binding is not None:
-            self._expected_binding += self._binding
+        self._has_binding = mechanism == PLUS
+        self._expected = match["header"] + (self._binding or b"") * self._has_binding
         self._client_first = match["bare"]
         if self._client_first.startswith(b"m="):
             raise ClientError("client requires an unsupported SCRAM extension", sqlstate="0A000")
         bare = _BARE.fullmatch(self._client_first)
         if bare is None:
-            raise _malformed("The message names no user or has no printable nonce.")
+            raise _malformed("The message names no user or has no nonce.")
+        if _PRINTABLE.fullmatch(bare["nonce"]) is None:
+            raise _violation("non-printable characters in SCRAM nonce")
         self._nonce = bare["nonce"] + b64encode(secrets.token_bytes(NONCE_LENGTH))
         verifier = self._verifier
         self._server_first = b"r=%b,s=%b,i=%d" % (
@@ -86,8 +89,8 @@ class ScramServer:
         match = _FINAL.fullmatch(message)
         if match is None:
             raise _malformed("The message is not a client-final-message.")
-        if not hmac.compare_digest(match["binding"], b64encode(self._expected_binding)):
-            raise ClientError("SCRAM channel binding check failed", sqlstate="28000")
+        if not hmac.compare_digest(match["binding"], b64encode(self._expected)):
+            raise self._unbound()
         if not hmac.compare_digest(match["nonce"], self._nonce):
             raise _violation("invalid SCRAM response", "Nonce does not match.")
         proof = _decode(match["proof"])
@@ -102,6 +105,12 @@ class ScramServer:
                 f'password authentication failed for user "{self._user}"', sqlstate="28P01"
             )
         return b"v=" + b64encode(digest(self._verifier.server_key, signed))
+
+    def _unbound(self) -> ClientError:
+        """What is wrong with a client that repeats something else than it has begun with."""
+        if self._has_binding:
+            return ClientError("SCRAM channel binding check failed", sqlstate="28000")
+        return _violation("unexpected SCRAM channel-binding attribute in client-final-message")
 
     def _check_flag(self, mechanism: str, flag: bytes) -> None:
         """Compare what the client says of channel binding with the mechanism it has chosen."""
