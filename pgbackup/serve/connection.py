@@ -1,0 +1,108 @@
+"""The connection to one client: bytes out in order, messages in, each with a time limit.
+
+Used by one thread. Knows nothing of commands; what a message means is its caller's business.
+"""
+
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+
+from pgbackup.errors import ConnectionFailed
+from pgbackup.storage.api import Bytes
+from pgbackup.wire.frontend import MAX_QUERY, FrontendReader, Message
+
+SEND_TIMEOUT = 300.0
+"""Seconds in which a client has to take at least something; a slow disk may hold it up."""
+
+_RECEIVE_SIZE = 1 << 16  # bytes
+_MAX_PARTS = 1000  # of one system call; Linux takes 1024
+
+
+class Connection:
+    """An open socket of a client, and what has arrived there and was not asked for yet."""
+
+    def __init__(self, opened: socket.socket, *, send_timeout: float = SEND_TIMEOUT) -> None:
+        self._socket = opened
+        self._send_timeout = send_timeout
+        self._poll = select.poll()
+        self._poll.register(opened, select.POLLIN)
+        self.reader = FrontendReader()
+        opened.setblocking(False)
+
+    def send(self, *parts: Bytes) -> None:
+        """Send buffers one after the other, without joining them.
+
+        Raises: ConnectionFailed.
+        """
+        waiting = deque(memoryview(part).cast("B") for part in parts if len(part))
+        while waiting:
+            sent = self._send_some(list(islice(waiting, _MAX_PARTS)))
+            while waiting and sent >= len(waiting[0]):
+                sent -= len(waiting.popleft())
+            if sent:
+                waiting[0] = waiting[0][sent:]
+
+    def message(self, timeout: float | None = None, limit: int = MAX_QUERY) -> Message | None:
+        """The next message, or None if there is none in time.
+
+        timeout: seconds; 0 to take only what is there, None to wait for ever.
+        limit:   bytes of a message.
+
+        Raises: ConnectionFailed when the client has gone, ClientError, ProtocolViolation.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (found := self.reader.message(limit)) is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.receive(left):
+                return None
+        return found
+
+    def receive(self, timeout: float | None) -> bool:
+        """Take what has arrived; return whether that was anything.
+
+        Raises: ConnectionFailed when the client has gone.
+        """
+        if not self._poll.poll(None if timeout is None else timeout * 1000):
+            return False
+        try:
+            data = self._socket.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _lost(error) from error
+        if not data:
+            raise ConnectionFailed("could not receive from the client: it closed the connection")
+        self.reader.feed(data)
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor, for somebody who waits for this and for other things."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def _send_some(self, parts: Sequence[memoryview]) -> int:
+        while True:
+            try:
+                return self._socket.sendmsg(parts)
+            except BlockingIOError:
+                self._wait_for_room()
+            except OSError as error:
+                raise _lost(error) from error
+
+    def _wait_for_room(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        if not poll.poll(self._send_timeout * 1000):
+            raise ConnectionFailed(
+                f"could not send to the client: it took nothing for {self._send_timeout:g} s"
+            )
+
+
+def _lost(error: OSError) -> ConnectionFailed:
+    return ConnectionFailed(f"could not talk to the client: {error.strerror}")
