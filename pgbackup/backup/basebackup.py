@@ -74,7 +74,7 @@ class DirectoryBackup:
         self._session.begin()
         start = self._session.start
         tablespaces = self._data.tablespaces()
-        walk = Walk(self._data, tablespaces, has_map=False)
+        walk = self._walk(tablespaces)
         if self._options.estimate:
             tablespaces = tuple(self._estimated(tablespaces))
         members = self._members = ArchiveMembers(self._data, self._reading(start))
@@ -96,7 +96,8 @@ class DirectoryBackup:
         self._send_manifest(sink, members, stop)
         sink.end_backup(stop)
         warnings = (*walk.warnings, *members.warnings())
-        return BackupOutcome(start, stop, tablespaces, warnings, members.bad_count > 0)
+        is_damaged, has_label = members.bad_count > 0, self._session.label is not None
+        return BackupOutcome(start, stop, tablespaces, warnings, is_damaged, has_label)
 
     def close(self) -> None:
         """Close what is open; no thread may be reading."""
@@ -120,9 +121,14 @@ class DirectoryBackup:
             self._direct,
         )
 
+    def _walk(self, tablespaces: tuple[Tablespace, ...]) -> Walk:
+        # Without a label there may be no recovery, which would make unlogged relations anew.
+        unlogged = self._session.label is None
+        return Walk(self._data, tablespaces, has_map=False, with_unlogged=unlogged)
+
     def _estimated(self, tablespaces: tuple[Tablespace, ...]) -> Iterator[Tablespace]:
         """The same tablespaces with the size that their archives will have, more or less."""
-        walk = Walk(self._data, tablespaces, has_map=False)
+        walk = self._walk(tablespaces)
         for tablespace in tablespaces:
             headers = (entry.header for entry in walk.entries(tablespace))
             yield replace(tablespace, size=sum(map(member_size, headers)))

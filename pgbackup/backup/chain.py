@@ -113,6 +113,7 @@ class BackupChain:
             histories=tuple(self._wal.histories),
             tail=None if self._wal.tail is None else self._wal.tail.name,
             checksum_failures=ChecksumFailures(outcome.is_damaged, outcome.warnings),
+            has_label=outcome.has_label,
         )
 
     def _archives(self, outcome: BackupOutcome) -> tuple[ArchiveRecord, ...]:

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from pgbackup.backup.controlfile import CONTROL_FILE, ControlData, read_beginning, read_control
 from pgbackup.errors import NotFound, PgbackupError, Refused
-from pgbackup.pg.control import ControlFile
+from pgbackup.pg.control import ClusterState, ControlFile
 from pgbackup.pg.exclude import (
     IN_PLACE_SINCE,
     TABLESPACE_DIRECTORY,
@@ -70,6 +70,14 @@ class DataDirectory:
     def directory_mode(self) -> int:
         """Permission bits of directories that the server makes. Source: file_perm.c"""
         return 0o750 if self.mode & 0o050 == 0o050 else 0o700
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether the last server here ended in good order, and no other one has begun since."""
+        return self.control.state in (
+            ClusterState.SHUTDOWNED,
+            ClusterState.SHUTDOWNED_IN_RECOVERY,
+        )
 
     def read_control(self) -> ControlData:
         """Read pg_control as it is now. Raises: CorruptData, PgbackupError."""

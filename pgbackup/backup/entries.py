@@ -52,17 +52,25 @@ class Walk:
     """Goes through what belongs to each archive, except for backup_label, tablespace_map and
     global/pg_control, which are no matter of order in a directory.
 
-    tablespaces: what the data directory had at the start.
-    has_map:     tablespaces are told by a tablespace_map, and not by symbolic links.
-    warnings:    what was met and cannot be stored, in the server's words.
+    tablespaces:   what the data directory had at the start.
+    has_map:       tablespaces are told by a tablespace_map, and not by symbolic links.
+    with_unlogged: unlogged relations are stored with their contents. They must be if the copy
+                   can be started without recovery, which makes them anew.
+    warnings:      what was met and cannot be stored, in the server's words.
     """
 
     def __init__(
-        self, data: DataDirectory, tablespaces: Sequence[Tablespace], *, has_map: bool
+        self,
+        data: DataDirectory,
+        tablespaces: Sequence[Tablespace],
+        *,
+        has_map: bool,
+        with_unlogged: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self._data = data
         self._has_map = has_map
+        self._with_unlogged = with_unlogged
         self._top = os.fsencode(data.path)
         self._places = frozenset(self._identities(tablespaces))
 
@@ -83,14 +91,16 @@ class Walk:
         major = self._data.major
         is_database = is_database_directory(name, self._data.version_directory)
         is_global = name == GLOBAL_DIRECTORY
-        has_unlogged = is_database or (is_global and major >= UNLOGGED_GLOBAL_SINCE)
+        may_be_unlogged = not self._with_unlogged and (
+            is_database or (is_global and major >= UNLOGGED_GLOBAL_SINCE)
+        )
         prefix = name + "/" if name else ""
         for each in _listing(path):
             own = text(each.name)
             if is_excluded(own, major) or (is_database and is_temporary_relation(own)):
                 continue
             relation = RelationFile.parse(own) if is_database or is_global else None
-            if has_unlogged and _is_unlogged(path, relation):
+            if may_be_unlogged and _is_unlogged(path, relation):
                 continue
             yield from self._member(each.path, prefix + own, relation)
 

@@ -89,9 +89,11 @@ def member_problems(
                 )
     if sorted(found, key=str) != sorted(expected, key=str):
         yield "could not use the record: its archives are not those of its tablespaces"
-    for path in (BACKUP_LABEL, CONTROL_FILE):
+    for path in (BACKUP_LABEL, CONTROL_FILE) if record.has_label else (CONTROL_FILE,):
         if path not in files:
             yield f'could not use the manifest: it has no file "{path}"'
+    if not record.has_label and BACKUP_LABEL in files:
+        yield f'could not use the record: it knows of no file "{BACKUP_LABEL}"'
     for path in files:
         if path not in rules.seen:
             yield f'could not find file "{printable(path)}" of the manifest: no archive has it'

@@ -48,6 +48,7 @@ class BackupOutcome:
     start, stop: WAL from `start` up to `stop` is needed to use the backup.
     warnings:    what the server warned about, in its own words.
     is_damaged:  the server found pages whose checksum is wrong.
+    has_label:   there is a backup_label; only a copy of a stopped server needs none.
     """
 
     start: WalPosition
@@ -55,6 +56,7 @@ class BackupOutcome:
     tablespaces: tuple[Tablespace, ...]
     warnings: tuple[str, ...]
     is_damaged: bool
+    has_label: bool = True
 
 
 def receive_backup(transport: Transport, command: BaseBackup, sink: Sink) -> BackupOutcome:

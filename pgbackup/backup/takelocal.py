@@ -11,16 +11,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pgbackup.backup.basebackup import DirectoryBackup, ReadOptions
+from pgbackup.backup.chain import MakeWal
 from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.receive import BackupOutcome
 from pgbackup.backup.request import BackupRequest, ServerFacts
 from pgbackup.backup.served import check_served
-from pgbackup.backup.session import OnlineSession
+from pgbackup.backup.session import BackupSession, OnlineSession
+from pgbackup.backup.stopped import StoppedSession, StoppedWal
 from pgbackup.backup.take import open_cluster, stdout_chain, store_backup, wal_alongside
+from pgbackup.backup.wallink import WalLink
 from pgbackup.replication.transport import Transport
 from pgbackup.repo.catalog import BackupRecord
-from pgbackup.repo.repository import Repository
+from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.stream.progress import Meter
+from pgbackup.stream.sink import Sink
 
 Connect = Callable[[], Transport]
 
@@ -53,13 +57,17 @@ def take_local_backup(
     Returns: the record, which is stored already.
     """
     with ExitStack() as stack:
-        transport = _connected(source.connect_for_sql, stack)
-        facts = _facts(source.data, transport)
-        backup = _reader(source, transport, request, wal=False)
+        session, facts = _session(source, request, stack)
+        backup = _reader(source, session, request, wal=False)
         stack.callback(backup.close)
-        wal_transport = _connected(source.connect, stack)
-        cluster = open_cluster(open_repository, facts)
-        make_wal = wal_alongside(cluster, wal_transport, facts, request)
+        make_wal: MakeWal
+        if source.data.is_shut_down:
+            cluster = open_cluster(open_repository, facts)
+            make_wal = _stopped_wal(cluster, source.data, request)
+        else:
+            wal_transport = _connected(source.connect, stack)
+            cluster = open_cluster(open_repository, facts)
+            make_wal = wal_alongside(cluster, wal_transport, facts, request)
         return store_backup(cluster, facts, request, meter, make_wal, backup.run)
 
 
@@ -68,12 +76,28 @@ def stream_local_backup(
 ) -> BackupOutcome:
     """Write a backup of a data directory as one tar stream, WAL and manifest inside."""
     with ExitStack() as stack:
-        transport = _connected(source.connect_for_sql, stack)
-        backup = _reader(source, transport, request, wal=True)
+        session, _ = _session(source, request, stack)
+        backup = _reader(source, session, request, wal=True)
         stack.callback(backup.close)
         sink = stdout_chain(descriptor, request, meter)
         stack.callback(sink.cleanup)
         return backup.run(sink)
+
+
+def _session(
+    source: LocalSource, request: BackupRequest, stack: ExitStack
+) -> tuple[BackupSession, ServerFacts]:
+    """Make sure that the data directory can be backed up, running or stopped, and how."""
+    data = source.data
+    if data.is_shut_down:
+        stopped = StoppedSession(data)
+        stopped.begin()
+        # Which minor release wrote the files can be known from a running server alone.
+        return stopped, _facts(data, data.major * 10000, str(data.major))
+    transport = _connected(source.connect_for_sql, stack)
+    check_served(data, transport)
+    session = OnlineSession(data, transport, request.comment, fast=request.fast_checkpoint)
+    return session, _facts(data, transport.server_version, transport.server_version_text)
 
 
 def _connected(connect: Connect, stack: ExitStack) -> Transport:
@@ -82,24 +106,34 @@ def _connected(connect: Connect, stack: ExitStack) -> Transport:
     return transport
 
 
-def _facts(data: DataDirectory, transport: Transport) -> ServerFacts:
+def _stopped_wal(
+    cluster: ClusterRepository, data: DataDirectory, request: BackupRequest
+) -> MakeWal:
+    level = None if request.compression is None else request.compression.level
+
+    def make(successor: Sink, folder: str) -> WalLink:
+        return StoppedWal(successor, data, cluster.archive, cluster.storage, folder, level=level)
+
+    return make
+
+
+def _facts(data: DataDirectory, version: int, version_text: str) -> ServerFacts:
     return ServerFacts(
         data.control.system_identifier,
-        transport.server_version,
-        transport.server_version_text,
+        version,
+        version_text,
         data.control.wal_segment_size,
         data.directory_mode,
     )
 
 
 def _reader(
-    source: LocalSource, transport: Transport, request: BackupRequest, *, wal: bool
+    source: LocalSource, session: BackupSession, request: BackupRequest, *, wal: bool
 ) -> DirectoryBackup:
-    check_served(source.data, transport)
     threads = 1 if request.compression is None else request.compression.workers
     return DirectoryBackup(
         source.data,
-        OnlineSession(source.data, transport, request.comment, fast=request.fast_checkpoint),
+        session,
         ReadOptions(
             checksums=request.checksums,
             verify_checksums=request.verify_checksums,

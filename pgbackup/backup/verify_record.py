@@ -77,6 +77,12 @@ def _control_problems(record: BackupRecord, control: ControlFile) -> Iterator[st
                 f'could not accept pg_control of backup "{record.label}": its {what} is {found},'
                 f" not {expected}"
             )
+    start = WalPosition(record.timeline, record.start_lsn)
+    if not record.has_label and control.redo != start:
+        yield (
+            f'could not accept pg_control of backup "{record.label}": its redo position is'
+            f" {control.redo}, the record starts at {start}"
+        )
 
 
 def _own_problems(record: BackupRecord) -> Iterator[str]:

@@ -131,6 +131,7 @@ class BackupRecord:
     checksum_algorithm: of the manifest, as BASE_BACKUP names it.
     compression:        of the archives, in words.
     wal, histories:     the segments and history files from start to stop.
+    has_label:          False for a copy of a stopped server's files, which needs no backup_label.
     tail:               the object in the folder that holds the last segment up to the stop
                         position, where the archive could not have it; or None.
     """
@@ -162,6 +163,7 @@ class BackupRecord:
     comment: str
     tool_version: str
     checksum_failures: ChecksumFailures = ChecksumFailures()
+    has_label: bool = True
     format: int = RECORD_FORMAT
 
     def segments(self) -> Iterator[Segment]:
@@ -249,6 +251,7 @@ def decode_record(data: bytes, name: str) -> BackupRecord:
         comment=top.text("comment"),
         tool_version=top.text("tool_version"),
         checksum_failures=_checksum_failures(top.group("checksum_failures")),
+        has_label=top.truth("has_label") if top.has("has_label") else True,
     )
 
 

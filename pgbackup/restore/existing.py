@@ -7,10 +7,8 @@ Reads and renames; never changes or removes content.
 """
 
 import os
-import stat
-from contextlib import suppress
-from pathlib import Path
 
+from pgbackup.backup.running import read_regular, running_server
 from pgbackup.errors import CorruptData, Refused, WrongSystem
 from pgbackup.pg.control import FILE_SIZE, ControlFile
 from pgbackup.restore.tree import Tree
@@ -20,12 +18,6 @@ GLOBAL = "global"
 CONTROL = "pg_control"
 UNFINISHED_CONTROL = "pg_control.pgbackup"
 """What pg_control is called until the restore is complete. No server starts without pg_control."""
-
-LOCK_FILE = "postmaster.pid"
-
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_LOCK_FILE = 8192  # bytes
-_KEY_LINE = 6  # of postmaster.pid, from 0: pidfile.h, LOCK_FILE_LINE_SHMEM_KEY
 
 
 def check_data_directory(fd: int, path: str, system_identifier: int) -> None:
@@ -48,17 +40,13 @@ def check_data_directory(fd: int, path: str, system_identifier: int) -> None:
 
 
 def check_no_server(fd: int, path: str) -> None:
-    """Look for a server, or for what a killed one left running.
-
-    Raises: Refused.
-    Source: miscinit.c, CreateLockFile (PostgreSQL 18)
-    """
-    lines = _read(fd, LOCK_FILE, _MAX_LOCK_FILE).decode("latin-1").splitlines()
-    pid = lines[0].strip().lstrip("-") if lines else ""
-    if pid.isdecimal() and int(pid) > 0 and _is_server(int(pid), fd):
-        raise _running(path, f"a server with process id {pid} is running there")
-    if len(lines) > _KEY_LINE and _is_attached(lines[_KEY_LINE].split()):
-        raise _running(path, "processes of a server that was killed are still running there")
+    """Look for a server, or for what a killed one left running. Raises: Refused."""
+    reason = running_server(fd)
+    if reason is not None:
+        raise Refused(
+            f'could not restore into directory "{path}": {reason}',
+            hint=f'Stop it first, for example with "pg_ctl -D {path} stop".',
+        )
 
 
 def mark(filesystem: FileSystem, fd: int, path: str) -> None:
@@ -88,7 +76,7 @@ def _rename(filesystem: FileSystem, fd: int, existing: str, new: str) -> None:
 def _system_identifier(fd: int, path: str) -> int:
     try:
         with Tree(fd) as tree:
-            data = _read(tree.directory(GLOBAL), CONTROL, FILE_SIZE)
+            data = read_regular(tree.directory(GLOBAL), CONTROL, FILE_SIZE)
         return ControlFile.parse(data).system_identifier
     except (FileNotFoundError, NotADirectoryError, CorruptData) as error:
         raise Refused(
@@ -96,49 +84,3 @@ def _system_identifier(fd: int, path: str) -> int:
             f' "{GLOBAL}/{CONTROL}" does not show that it is of the same cluster',
             hint="Name a new or an empty directory.",
         ) from error
-
-
-def _read(folder: int, name: str, size: int) -> bytes:
-    """The beginning of a regular file; nothing if there is none. Raises: OSError."""
-    try:
-        fd = os.open(name, _FLAGS, dir_fd=folder)
-    except FileNotFoundError:
-        return b""
-    with open(fd, "rb") as file:
-        return file.read(size) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-
-
-def _is_server(pid: int, fd: int) -> bool:
-    """Tell whether a process can be the server of a data directory, in which it then works."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError, OverflowError):
-        return False  # one of another user could not work with this directory
-    with suppress(OSError):
-        works_in = Path(f"/proc/{pid}/cwd").stat()
-        return os.path.samestat(works_in, os.fstat(fd))
-    return True
-
-
-def _is_attached(key: list[str]) -> bool:
-    """Tell whether processes use the shared memory that is named by key and id.
-
-    Source: sysv_shmem.c, PGSharedMemoryIsInUse (PostgreSQL 18)
-    """
-    if len(key) != 2 or not all(each.isdecimal() for each in key):
-        return False
-    with suppress(OSError):
-        for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
-            fields = [int(each) for each in line.split()[:7]]
-            # The server writes the key as unsigned and longer.
-            is_same = (fields[0] - int(key[0])) % 2**32 == 0 and fields[1] == int(key[1])
-            if is_same and fields[6] > 0:
-                return True
-    return False
-
-
-def _running(path: str, reason: str) -> Refused:
-    return Refused(
-        f'could not restore into directory "{path}": {reason}',
-        hint=f'Stop it first, for example with "pg_ctl -D {path} stop".',
-    )

@@ -84,11 +84,13 @@ def backup_label(start: Lsn, timeline: int = 1, size: int = MIB) -> bytes:
     ).encode()
 
 
-def control_file(system: int = SYSTEM, timeline: int = 1, size: int = MIB) -> bytes:
+def control_file(
+    system: int = SYSTEM, timeline: int = 1, size: int = MIB, redo: int = 0x200028
+) -> bytes:
     """A control file of version 13 to 16. Source: pg_control.h (PostgreSQL 15)"""
     data = bytearray(288)
     struct.pack_into("<QIIi", data, 0, system, 1300, 202209061, 6)
-    struct.pack_into("<QQII", data, 32, 0x200040, 0x200028, timeline, timeline)
+    struct.pack_into("<QQII", data, 32, 0x200040, redo, timeline, timeline)
     struct.pack_into("<i", data, 172, 1)
     struct.pack_into("<IdIIII", data, 204, 8, 1234567.0, 8192, 131072, 8192, size)
     struct.pack_into("<I", data, 252, 1)

@@ -10,6 +10,7 @@ from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.entries import Entry, Walk
 from pgbackup.pg.exclude import EMPTY_DIRECTORIES
 from pgbackup.pg.tar import DIRECTORY, FILE, SYMLINK
+from pgbackup.stream.sink import Tablespace
 from tests.backup.pgdata import VERSION_DIRECTORIES, make_pgdata, walk
 from tests.cluster import nearest_client
 from tests.fix_cluster import ClusterFactory
@@ -49,6 +50,16 @@ def test_what_is_left_out_depends_on_the_version(tmp_path: Path, major: int) -> 
     if major < 15:
         expected[".DS_Store"] = FILE
     assert found == expected
+
+
+def test_unlogged_relations_can_be_kept(tmp_path: Path) -> None:
+    names = {"base/1/4242", "base/1/4242_init", "base/1/4242_fsm", "global/4343"}
+    pgdata = make_pgdata(tmp_path / "data", 18, dict.fromkeys((*names, "base/1/t1_2"), b"x"))
+    data = DataDirectory.open(str(pgdata))
+    walk = Walk(data, (), has_map=False, with_unlogged=True)
+    found = {entry.header.name for entry in walk.entries(Tablespace(None, "", None))}
+    assert names < found
+    assert "base/1/t1_2" not in found
 
 
 def test_parents_come_before_their_children(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.backup.sample import (
     SYSTEM,
     Member,
     Sample,
+    control_file,
     edit_record,
     rewrite,
     sample,
@@ -201,6 +202,7 @@ def test_an_edited_record_is_found(cluster: ClusterRepository) -> None:
         {"tablespaces": (TablespaceRecord(OID, f"/srv/space{OID}", f"{OID}.tar"),)},
         {"objects": ()},
         {"tail": "000000010000000000000004.partial"},
+        {"has_label": False},
     ],
     ids=lambda change: "-".join(f"{name}" for name in change),
 )
@@ -289,6 +291,25 @@ def test_a_changed_label_file_is_found() -> None:
     changed = label.content.replace(b"START WAL LOCATION: 0/2", b"START WAL LOCATION: 0/3")
     made.archives[None][0] = replace(label, content=changed)
     assert any("backup_label" in problem for problem in verify(made.put(MemoryStorage())).problems)
+
+
+def test_only_the_backup_of_a_stopped_server_needs_no_label() -> None:
+    made = good()
+    del made.archives[None][0]
+    control = made.archives[None][-1]
+    made.archives[None][-1] = replace(control, content=control_file(redo=made.start))
+    problems = verify(made.put(MemoryStorage())).problems
+    assert 'could not use the manifest: it has no file "backup_label"' in problems
+    made.changes["has_label"] = False
+    assert verify(made.put(MemoryStorage())).problems == ()
+
+
+def test_without_a_label_the_control_file_must_name_the_start() -> None:
+    made = good()
+    del made.archives[None][0]
+    made.changes["has_label"] = False
+    problems = verify(made.put(MemoryStorage())).problems
+    assert [problem for problem in problems if "its redo position is" in problem]
 
 
 def test_all_problems_are_told_and_with_fail_fast_only_the_first(

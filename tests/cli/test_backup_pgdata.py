@@ -121,3 +121,88 @@ def test_direct_io_is_for_data_directories_alone(tmp_path: Path) -> None:
     said = run(tmp_path, "backup", "--direct-io", "-B", str(tmp_path / "repo"))
     assert said.status == 2
     assert "--direct-io needs --pgdata" in said.err
+
+
+def test_a_stopped_server_is_backed_up_without_a_connection(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    server = cluster_factory(major)
+    space = server.account.make_directory(server.pgdata.parent / "space")
+    server.sql(f"CREATE TABLESPACE apart LOCATION '{space}'")
+    server.sql("CREATE TABLE far TABLESPACE apart AS SELECT generate_series(1, 50000) AS n")
+    server.sql("CREATE UNLOGGED TABLE kept AS SELECT generate_series(1, 1000) AS n")
+    server.stop()
+    repo, target = tmp_path / "repo", tmp_path / "data"
+    said = run(tmp_path, "backup", "--pgdata", str(server.pgdata), "-B", str(repo), "-h", "/none")
+    assert said.status == 0, said.err
+    verified = run(tmp_path, "verify", "-B", str(repo))
+    assert verified.status == 0, verified.out
+    moved = f"{space}={tmp_path / 'space'}"
+    restored = run(tmp_path, "restore", "-B", str(repo), "-D", str(target), "-T", moved)
+    assert restored.status == 0, restored.err
+    with Cluster.open_existing(target, major) as copy:
+        copy.account.give(tmp_path / "space")
+        copy.start()
+        assert copy.sql("SELECT sum(n) FROM far") == [(1_250_025_000,)]
+        assert copy.sql("SELECT count(*) FROM kept") == [(1000,)]
+        assert "was not properly shut down" not in copy.log_tail()
+
+
+@pytest.mark.parametrize("major", [13, 18])
+def test_recovery_goes_on_from_the_backup_of_a_stopped_server(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    server = cluster_factory(major, settings={"wal_keep_size": "64MB"})
+    server.sql("CREATE UNLOGGED TABLE gone AS SELECT generate_series(1, 1000) AS n")
+    server.stop()
+    repo, target = tmp_path / "repo", tmp_path / "data"
+    said = run(tmp_path, "backup", "--pgdata", str(server.pgdata), "-B", str(repo))
+    assert said.status == 0, said.err
+    server.start()
+    server.sql("CREATE TABLE later AS SELECT generate_series(1, 1000) AS n")
+    lsn = server.sql("SELECT pg_create_restore_point('here')")[0][0]
+    server.sql("SELECT pg_switch_wal()")
+    (last,) = server.sql(f"SELECT pg_walfile_name('{lsn}')")[0]
+    for name in sorted(path.name for path in (server.pgdata / "pg_wal").glob("0*")):
+        if name <= last:
+            pushed = run(server.pgdata, "wal-push", "-B", str(repo), f"pg_wal/{name}")
+            assert pushed.status == 0, pushed.err
+    words = ("-B", str(repo), "-D", str(target), "--target-name", "here")
+    restored = run(tmp_path, "restore", *words, "--target-action", "promote")
+    assert restored.status == 0, restored.err
+    with Cluster.open_existing(target, major, as_caller=True) as copy:
+        copy.start()
+        copy.poll_until("SELECT NOT pg_is_in_recovery()")
+        assert copy.sql("SELECT count(*) FROM later") == [(1000,)]
+        assert copy.sql("SELECT count(*) FROM gone") == [(0,)]
+
+
+def test_a_stopped_standby_is_backed_up(cluster_factory: ClusterFactory, tmp_path: Path) -> None:
+    server = cluster_factory(18)
+    with server.standby(tmp_path / "standby") as standby:
+        standby.start()
+        server.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS n")
+        position = server.sql("SELECT pg_current_wal_lsn()")[0][0]
+        standby.poll_until(f"SELECT pg_last_wal_replay_lsn() >= '{position}'")
+        standby.stop()
+        repo, target = tmp_path / "repo", tmp_path / "data"
+        said = run(tmp_path, "backup", "--pgdata", str(standby.pgdata), "-B", str(repo))
+        assert said.status == 0, said.err
+    verified = run(tmp_path, "verify", "-B", str(repo))
+    assert verified.status == 0, verified.out
+    restored = run(tmp_path, "restore", "-B", str(repo), "-D", str(target))
+    assert restored.status == 0, restored.err
+    with Cluster.open_existing(target, 18) as copy:
+        copy.start()
+        assert copy.sql("SELECT sum(n) FROM t") == [(5_000_050_000,)]
+
+
+def test_a_crashed_server_is_no_stopped_one(
+    cluster_factory: ClusterFactory, tmp_path: Path
+) -> None:
+    server = cluster_factory(18)
+    server.stop("immediate")
+    words = ("--pgdata", str(server.pgdata), "-d", server.conninfo())
+    said = run(tmp_path, "backup", *words, "-B", str(tmp_path / "repo"))
+    assert said.status == 3
+    assert not (tmp_path / "repo").exists()

@@ -35,6 +35,7 @@ def changed(path: str, value: Any) -> bytes:
     [
         pytest.param(record(), id="everything"),
         pytest.param(record(tail="0000000A0000000000000023.partial"), id="tail"),
+        pytest.param(record(has_label=False), id="stopped"),
         pytest.param(
             record(kind="incremental", label="20261122T120000I", tablespaces=(), wal=()),
             id="little",
@@ -152,6 +153,7 @@ def test_other_documents_with_a_right_checksum_are_refused(body: str) -> None:
         ("tail", ".hidden"),
         ("tail", 0),
         ("comment", []),
+        ("has_label", 1),
         ("checksum_failures", []),
         ("checksum_failures.is_damaged", 1),
         ("checksum_failures.warnings", [None]),
@@ -162,7 +164,10 @@ def test_a_field_of_wrong_type_or_value_is_damage(path: str, value: Any) -> None
         decode_record(changed(path, value), "x")
 
 
-@pytest.mark.parametrize("field", sorted(set(json.loads(encode_record(record()))) - {"tail"}))
+OPTIONAL = {"tail", "has_label"}
+
+
+@pytest.mark.parametrize("field", sorted(set(json.loads(encode_record(record()))) - OPTIONAL))
 def test_a_missing_field_is_damage(field: str) -> None:
     document = json.loads(encode_record(record()))
     del document["record_checksum"]
@@ -185,6 +190,13 @@ def test_a_newer_format_is_refused_and_not_called_damaged() -> None:
     with pytest.raises(Refused, match="it has format 2, this version knows 1") as caught:
         decode_record(changed("format", 2), "x")
     assert "newer" in str(caught.value.hint)
+
+
+def test_backups_of_the_time_before_others_were_known_have_a_label() -> None:
+    document = json.loads(encode_record(record()))
+    del document["record_checksum"], document["has_label"]
+    body = json.dumps(document, indent=2).removesuffix("\n}") + ",\n"
+    assert decode_record(sealed(body), "x") == record()
 
 
 def test_an_unknown_field_is_passed_over() -> None:
