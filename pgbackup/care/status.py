@@ -15,6 +15,7 @@ from pgbackup.replication.published import ReceiverPositions, read_positions
 from pgbackup.repo import layout
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterFacts, ClusterRepository
+from pgbackup.repo.slots import Slot, read_slots
 
 
 class RunningReceiver(NamedTuple):
@@ -73,7 +74,10 @@ class NewestWal(NamedTuple):
 
 
 class ClusterStatus(NamedTuple):
-    """What is going on in one cluster's part."""
+    """What is going on in one cluster's part.
+
+    slots: of its own clients, each with the PID of the backend that uses it.
+    """
 
     system: int
     facts: ClusterFacts | None
@@ -81,6 +85,7 @@ class ClusterStatus(NamedTuple):
     backups: tuple[RunningBackup, ...]
     last_backup: BackupRecord | None
     newest_wal: NewestWal | None
+    slots: tuple[tuple[Slot, int | None], ...]
 
 
 def read_status(cluster: ClusterRepository) -> ClusterStatus:
@@ -94,6 +99,7 @@ def read_status(cluster: ClusterRepository) -> ClusterStatus:
         tuple(running_backups(cluster)),
         records[-1] if records else None,
         None if facts is None else newest_wal(cluster, facts.wal_segment_size),
+        tuple(read_slots(cluster)),
     )
 
 

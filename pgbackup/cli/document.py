@@ -1,9 +1,11 @@
-"""The JSON form of a backup: what programs read, and what we promise not to rename."""
+"""The form of backups and slots in answers: what programs read, we promise not to rename."""
 
 from typing import Any
 
 from pgbackup.repo.catalog import BackupRecord, Pin
+from pgbackup.repo.slots import Slot
 
+SLOT_HEADINGS = ("SLOT", "TYPE", "TEMPORARY", "ACTIVE PID", "RESTART")
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -45,3 +47,26 @@ def backup_document(record: BackupRecord, pin: Pin | None = None) -> dict[str, A
         "warnings": list(record.checksum_failures.warnings),
         "pin": None if pin is None else pin_document(pin),
     }
+
+
+def slot_document(slot: Slot, user: int | None) -> dict[str, Any]:
+    """A slot of the repository's own, in the columns of pg_replication_slots.
+
+    user: the PID of the backend that uses it.
+    """
+    return {
+        "slot_name": slot.name,
+        "slot_type": "physical",
+        "temporary": slot.is_temporary,
+        "active": user is not None,
+        "active_pid": user,
+        "restart_lsn": None if slot.restart is None else str(slot.restart.lsn),
+        "restart_tli": None if slot.restart is None else int(slot.restart.timeline),
+    }
+
+
+def slot_row(slot: Slot, user: int | None) -> tuple[str, ...]:
+    """The same for SLOT_HEADINGS."""
+    restart = "-" if slot.restart is None else str(slot.restart)
+    is_temporary = "yes" if slot.is_temporary else "no"
+    return (slot.name, "physical", is_temporary, "-" if user is None else str(user), restart)

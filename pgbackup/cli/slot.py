@@ -1,5 +1,6 @@
-"""`pgbackup slot create|drop|show`, on every host of the connection string."""
+"""`pgbackup slot create|drop|show`, on every host of the connection string, or in a repository."""
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
@@ -7,10 +8,13 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pgbackup.cli import connection, options
+from pgbackup.cli.document import SLOT_HEADINGS, slot_document, slot_row
 from pgbackup.cli.output import format_size, print_json, print_table, say_error
-from pgbackup.errors import ExitCode, PgbackupError, UsageError
+from pgbackup.errors import ExitCode, NotFound, PgbackupError, UsageError
 from pgbackup.replication import client
 from pgbackup.replication.slotstate import SlotState, closing, look_at_slot
+from pgbackup.repo.slots import read_slots
+from pgbackup.serve.slots import drop_unused
 
 HEADINGS = ("HOST", "TYPE", "ACTIVE", "WAL STATUS", "RESTART", "RETAINED", "SAFE")
 
@@ -37,7 +41,9 @@ class Answer(NamedTuple):
 
 def slot(
     action: Annotated[Action, typer.Argument(help="What to do.")],
-    name: Annotated[str, typer.Argument(help="Name of the slot.")],
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the slot; show with -B: all without it.")
+    ] = None,
     *,
     host: connection.Host = None,
     port: connection.Port = None,
@@ -52,34 +58,46 @@ def slot(
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="create: a slot of that name is fine.")
     ] = False,
+    repo: Annotated[
+        str | None,
+        typer.Option("--repo", "-B", help="show, drop: slots of this repository's own clients."),
+    ] = None,
+    system: options.System = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> int:
     """Create, drop or show a physical replication slot, on every host that is named.
 
     With several hosts (-h db1,db2), each gets its turn whatever becomes of the others; the exit
-    status is that of the first that failed.
+    status is that of the first that failed. With -B, show and drop look after the slots of the
+    repository's own clients, and no server is asked.
     """
     if action is not Action.CREATE and (reserve_wal or if_not_exists):
         raise UsageError("--reserve-wal and --if-not-exists go with slot create")
+    if repo is not None:
+        return _in_repository(repo, system, action, name, quiet=quiet, json=json)
+    if name is None:
+        raise UsageError(f"slot {action} needs the name of a slot")
     connector = connection.Connector(
         host, port, username, dbname, never_ask=no_password, ask=password
     )
 
+    wanted = name
+
     def create(at: connection.Connector) -> str:
         with closing(at.connect()) as transport:
             is_new = client.create_slot(
-                transport, name, reserve_wal=reserve_wal, if_not_exists=if_not_exists
+                transport, wanted, reserve_wal=reserve_wal, if_not_exists=if_not_exists
             )
         return "created" if is_new else "is there already"
 
     def drop(at: connection.Connector) -> str:
         with closing(at.connect()) as transport:
-            client.drop_slot(transport, name)
+            client.drop_slot(transport, wanted)
         return "dropped"
 
     def show(at: connection.Connector) -> SlotState:
-        return look_at_slot(at.connect_quietly, at.connect, name)
+        return look_at_slot(at.connect_quietly, at.connect, wanted)
 
     acts: dict[Action, Act] = {Action.CREATE: create, Action.DROP: drop, Action.SHOW: show}
     hosts = connector.each_host()
@@ -91,6 +109,31 @@ def slot(
     elif not quiet:
         _print_done(name, answers)
     return _tell_failures(answers)
+
+
+def _in_repository(
+    repo: str, system: str | None, action: Action, name: str | None, *, quiet: bool, json: bool
+) -> int:
+    if action is Action.CREATE or (action is Action.DROP and name is None):
+        raise UsageError("-B goes with slot show, and with slot drop NAME")
+    cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
+    if action is Action.DROP and name is not None:
+        drop_unused(cluster, name, os.getpid())
+        found = []
+    else:
+        found = [each for each in read_slots(cluster) if name in (None, each[0].name)]
+        if name is not None and not found:
+            raise NotFound(
+                f'could not find replication slot "{name}": the repository has none of that name',
+                hint=f"See all slots with: pgbackup slot show -B {repo}",
+            )
+    if json:
+        print_json({"slots": [slot_document(*each) for each in found]})
+    elif action is Action.SHOW:
+        print_table(SLOT_HEADINGS, [slot_row(*each) for each in found])
+    elif not quiet:
+        print(f"slot {name} dropped")
+    return ExitCode.OK
 
 
 def _ask(

@@ -15,7 +15,13 @@ from pgbackup.care.status import (
     read_status,
 )
 from pgbackup.cli import options
-from pgbackup.cli.document import TIME_FORMAT, backup_document
+from pgbackup.cli.document import (
+    SLOT_HEADINGS,
+    TIME_FORMAT,
+    backup_document,
+    slot_document,
+    slot_row,
+)
 from pgbackup.cli.output import (
     format_age,
     format_size,
@@ -89,6 +95,8 @@ def _print(found: ClusterStatus, seen: Seen) -> None:
     if found.backups:
         about = "-" if last is None else format_size(last.stored_size)
         print_table(BACKUPS, [_backup_row(each, about) for each in found.backups])
+    if found.slots:
+        print_table(SLOT_HEADINGS, [slot_row(*each) for each in found.slots])
 
 
 def _wal_text(wal: NewestWal, now: datetime) -> str:
@@ -135,6 +143,7 @@ def _document(found: ClusterStatus, seen: Seen) -> dict[str, Any]:
         ],
         "last_backup": None if last is None else backup_document(last),
         "newest_wal": None if wal is None else _wal_document(wal),
+        "slots": [slot_document(*each) for each in found.slots],
     }
 
 

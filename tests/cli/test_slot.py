@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
+from pgbackup.repo.slots import read_slots
+from pgbackup.serve.slots import Slots
+from pgbackup.storage.local import LocalStorage
 from tests.cli.program import Answer, run, succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.repo.expiring import make_cluster
 
 SLOTS = "SELECT slot_name::text, slot_type, restart_lsn IS NOT NULL FROM pg_replication_slots"
 
@@ -69,6 +74,40 @@ def test_a_slot_is_seen_on_its_way_from_reserved_to_lost(cluster: Cluster, tmp_p
     found = show(tmp_path, cluster)
     assert (found["wal_status"], found["retained_bytes"]) == ("lost", 0)
     assert b"lost" in succeed(tmp_path, "slot", "show", "own", *hosts(cluster)).out
+
+
+def test_slots_of_the_repository_are_shown_and_dropped(tmp_path: Path) -> None:
+    cluster = make_cluster(LocalStorage(tmp_path / "pgbackup-repo"))
+    slots = Slots(cluster, 4711)
+    slots.create("idle")
+    slots.create("used", is_temporary=True, reserve=WalPosition(Timeline(2), Lsn(0x3000028)))
+    here = ("-B", "pgbackup-repo")
+    idle, used = succeed(tmp_path, "slot", "show", "--json", *here).document["slots"]
+    assert (idle["slot_name"], idle["active"], idle["restart_lsn"]) == ("idle", False, None)
+    assert used == {
+        "slot_name": "used", "slot_type": "physical", "temporary": True, "active": True,
+        "active_pid": 4711, "restart_lsn": "0/3000028", "restart_tli": 2,
+    }  # fmt: skip
+    (found,) = succeed(tmp_path, "status", "--json").document["systems"]
+    assert found["slots"] == [idle, used]
+    assert b"4711" in succeed(tmp_path, "status").out
+    (only,) = succeed(tmp_path, "slot", "show", "used", "--json", *here).document["slots"]
+    assert only == used
+    assert b"idle" not in succeed(tmp_path, "slot", "show", "used", *here).out
+    refused = run(tmp_path, "slot", "drop", "used", *here)
+    assert refused.status == 6
+    assert "active for PID 4711" in refused.error()[0]
+    succeed(tmp_path, "slot", "drop", "idle", *here)
+    assert [slot.name for slot, _ in read_slots(cluster)] == ["used"]
+    for action in ("drop", "show"):
+        answer = run(tmp_path, "slot", action, "idle", *here)
+        assert answer.status == 5
+        assert "pgbackup slot show -B" in answer.error()[1]
+
+
+@pytest.mark.parametrize("words", [("create", "a", "-B", "r"), ("drop", "-B", "r"), ("show",)])
+def test_what_slot_cannot_do_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert run(tmp_path, "slot", *words).status == 2
 
 
 @pytest.mark.parametrize("major", [14, 18])
