@@ -22,6 +22,7 @@ from pgbackup.pg.exclude import (
 )
 from pgbackup.stream.sink import Tablespace
 
+VERSION_FILE: Final = "PG_VERSION"
 OLDEST_MAJOR: Final = 13
 NEWEST_MAJOR: Final = 18
 
@@ -54,7 +55,9 @@ class DataDirectory:
                     f'could not open data directory "{path}": there is no such directory',
                     hint=_HINT,
                 ) from None
+        with source_errors("read file", f"{path}/{VERSION_FILE}"):
             major = _major(path)
+        with source_errors("read file", f"{path}/{CONTROL_FILE}"):
             try:
                 control = read_control(path).values
             except (FileNotFoundError, NotADirectoryError):
@@ -144,11 +147,11 @@ _HINT = 'Name the directory that "SHOW data_directory" tells in psql.'
 
 def _major(path: str) -> int:
     try:
-        content = read_beginning(f"{path}/PG_VERSION", 16).strip()
+        content = read_beginning(f"{path}/{VERSION_FILE}", 16).strip()
     except (FileNotFoundError, NotADirectoryError):
-        raise _no_data_directory(path, "PG_VERSION") from None
+        raise _no_data_directory(path, VERSION_FILE) from None
     if not content.isdigit():
-        raise _no_data_directory(path, "PG_VERSION", "is not PostgreSQL's")
+        raise _no_data_directory(path, VERSION_FILE, "is not PostgreSQL's")
     major = int(content)
     if not OLDEST_MAJOR <= major <= NEWEST_MAJOR:
         raise Refused(

@@ -18,15 +18,17 @@ STREAMING = (
 class Scene:
     """A server with a tablespace, and the directory in which the program runs.
 
-    space: the tablespace's place; its archive is complete before the main one begins.
+    space:    the tablespace's place; its archive is complete before the main one begins.
+    is_local: backups read the data directory by themselves.
     """
 
     server: Cluster
     directory: Path
     space: Path
+    is_local: bool = False
 
     @classmethod
-    def set_up(cls, server: Cluster, directory: Path) -> "Scene":
+    def set_up(cls, server: Cluster, directory: Path, *, is_local: bool = False) -> "Scene":
         space = server.account.make_directory(server.pgdata.parent / "space")
         server.sql(f"CREATE TABLESPACE apart LOCATION '{space}'")
         server.sql("CREATE TABLE near AS SELECT 1 AS n")
@@ -34,26 +36,28 @@ class Scene:
             "CREATE TABLE far TABLESPACE apart AS SELECT n, md5(n::text) AS text"
             f" FROM generate_series(1, {ROWS}) AS n"
         )
-        return cls(server, directory, space)
+        return cls(server, directory, space, is_local)
 
     @property
     def repository(self) -> Path:
         return self.directory / "pgbackup-repo"
 
     def backup(self, *options: object) -> Answer:
-        return run(self.directory, *self._words, *options)
+        return run(self.directory, *self.words, *options)
 
     def begin_backup(self, *options: object) -> Running:
-        return begin(self.directory, *self._words, *options)
+        return begin(self.directory, *self.words, *options)
 
     @property
-    def _words(self) -> tuple[object, ...]:
-        return ("backup", "-d", self.server.conninfo(), "-c", "fast")
+    def words(self) -> tuple[object, ...]:
+        """The command line of a backup."""
+        local = ("--pgdata", self.server.pgdata) if self.is_local else ()
+        return ("backup", "-d", self.server.conninfo(), "-c", "fast", *local)
 
     def begin_slow_backup(self) -> Running:
         """A backup that takes seconds; returns when archives and WAL are flowing."""
         under_way = self.begin_backup("-r", "8M")
-        self.server.poll_until(STREAMING, 2)
+        self.server.poll_until(STREAMING, 1 if self.is_local else 2)
         return under_way
 
     def labels(self) -> list[str]:
