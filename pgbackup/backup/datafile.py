@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 
-from pgbackup.backup.datadir import source_errors
+from pgbackup.backup.datadir import source_error
 from pgbackup.backup.directread import DirectReads
 from pgbackup.backup.filesum import new_sum
 from pgbackup.backup.outstanding import Outstanding
@@ -78,13 +78,14 @@ class DataFile:
         Raises: PgbackupError.
         """
         try:
-            with source_errors("read file", os.fsdecode(self.path)):
-                length = self._read_whole(offset, memory)
-                if self._relation is not None:
-                    self._verify(offset, memory[:length])
+            length = self._read_whole(offset, memory)
+            if self._relation is not None:
+                self._verify(offset, memory[:length])
             self._sum.add(offset, memory)
-        except BaseException:
+        except BaseException as error:
             self._reading.outstanding.give_up()
+            if isinstance(error, OSError):
+                raise source_error("read file", os.fsdecode(self.path), error) from error
             raise
         with self._lock:
             self._left -= len(memory)

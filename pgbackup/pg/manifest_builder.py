@@ -1,9 +1,9 @@
 """Write a backup_manifest as the server writes it, byte for byte."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable
+from json.encoder import encode_basestring
 
 from pgbackup.pg.manifest import CHECKSUM_FIELD, NO_CHECKSUM, VERSION_FIELD, WalRange
 
@@ -73,4 +73,4 @@ def _quoted(text: str) -> bytes:
 
     Source: json.c, escape_json (PostgreSQL 18)
     """
-    return json.dumps(text, ensure_ascii=False).encode()
+    return encode_basestring(text).encode()
