@@ -1,10 +1,8 @@
 """The beginning of a connection, byte by byte, without one."""
 
-import os
+from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pgbackup.errors import ClientError, ProtocolViolation
 from pgbackup.serve.session import (
@@ -22,9 +20,9 @@ from pgbackup.serve.users import User
 from pgbackup.serve.verifier import make_verifier
 from pgbackup.wire import backend
 from pgbackup.wire.startup import CancelRequest
+from tests.wire.mutations import CASES, SEED, mutations
 from tests.wire.startup_packets import startup
 
-EXAMPLES = int(os.environ.get("PGBACKUP_FUZZ_EXAMPLES", "200"))
 USERS = {
     user.name: user
     for user in (
@@ -198,23 +196,19 @@ def test_what_follows_the_beginning_is_left_for_who_takes_commands() -> None:
     assert bytes(session.reader.unread) == b"X\0\0\0\x04"
 
 
-def test_any_bytes_in_any_pieces_end_in_known_events() -> None:
-    pieces = st.sampled_from(
-        [SSL_REQUEST, GSSENC_REQUEST, hello("standby"), hello("backup"), b"p\0\0\0\x20",
-         b"SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc", b"\0\0\0"]
-    ) | st.binary(max_size=20)  # fmt: skip
-    clients = st.sampled_from([REMOTE, ENCRYPTED, local("backup"), local("who")])
-
-    @settings(max_examples=EXAMPLES * 2, deadline=None)
-    @given(clients, st.sampled_from([GATE, STRICT]), st.lists(pieces, max_size=8))
-    def end_well(client: Client, gate: Gate, sent: list[bytes]) -> None:
-        session = Session(gate, client)
-        events: list[Event] = []
-        for piece in sent:
-            events += session.receive(piece)
-        ends = [event for event in events if isinstance(event, Ended | Admitted | Cancel)]
-        assert len(ends) <= 1
+def test_strangers_are_admitted_only_by_what_they_are() -> None:
+    random, admitted = Random(SEED), 0
+    seeds = [
+        SSL_REQUEST, GSSENC_REQUEST, hello("standby"), hello("backup"), b"X\0\0\0\4",
+        b"p\0\0\0\x21SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc", b"p\0\0\0\x14c=biws,r=abc,p=AA",
+    ]  # fmt: skip
+    for sent in mutations(seeds, random):
+        client = random.choice((REMOTE, ENCRYPTED, local("backup"), local("who")))
+        session, length = Session(random.choice((GATE, STRICT)), client), random.randrange(1, 99)
+        pieces = [sent[place : place + length] for place in range(0, len(sent), length)]
+        events = [event for piece in pieces for event in session.receive(piece)]
+        assert sum(isinstance(event, Ended | Admitted | Cancel) for event in events) <= 1
         if any(isinstance(event, Admitted) for event in events):
             assert client == local("backup")
-
-    end_well()
+            admitted += 1
+    assert admitted > CASES // 100

@@ -1,7 +1,6 @@
 """Messages of clients out of bytes: in any pieces, and never longer than they may be."""
 
 import os
-from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -101,17 +100,3 @@ def test_the_text_of_a_query_is_all_of_it() -> None:
         query_text(b"SHOW a")
     with pytest.raises(ClientError, match="invalid message format"):
         query_text(b"SHOW a\0b\0")
-
-
-def test_any_bytes_are_messages_or_an_error() -> None:
-    @settings(max_examples=EXAMPLES * 5, deadline=None)
-    @given(st.lists(st.sampled_from([b"Q", b"d", b"\0\0\0", b"\0\0\0\5"]) | st.binary(max_size=9)))
-    def are_read_or_refused(pieces: list[bytes]) -> None:
-        reader = FrontendReader()
-        with suppress(ClientError, ProtocolViolation):
-            for piece in pieces:
-                reader.feed(piece)
-                while (message := reader.message()) is not None:
-                    query_text(message.body)
-
-    are_read_or_refused()

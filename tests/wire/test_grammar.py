@@ -1,7 +1,6 @@
 """Commands from text: what stock clients send, every value and back, and anything at all."""
 
 import os
-from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +27,6 @@ from pgbackup.wire.commands import (
 from pgbackup.wire.compression import Compression
 from pgbackup.wire.grammar import parse_command
 from pgbackup.wire.options import ALGORITHMS
-from tests.wire.command_table import COMMANDS
 
 MAJORS = range(13, 19)
 EXAMPLES = int(os.environ.get("PGBACKUP_FUZZ_EXAMPLES", "200"))
@@ -208,28 +206,6 @@ def test_every_value_comes_back_from_its_text(major: int) -> None:
         assert parse_command(f"\n {text} ;\t", major) == command
 
     comes_back()
-
-
-WORDS = st.sampled_from(sorted({word for text in COMMANDS for word in text.split()}))
-GARBLED = st.one_of(
-    st.text(),
-    st.lists(WORDS | st.text(max_size=3), max_size=8).map(" ".join),
-    st.builds(
-        lambda text, start, length, put: text[:start] + put + text[start + length :],
-        st.sampled_from(COMMANDS), st.integers(0, 60), st.integers(0, 8), st.text(max_size=3),
-    ),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("major", MAJORS)
-def test_of_anything_else_comes_an_error_for_the_client(major: int) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None)
-    @given(GARBLED)
-    def is_refused(text: str) -> None:
-        with suppress(ClientError):
-            parse_command(text, major)
-
-    is_refused()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,6 @@
 """The first packets of a connection: what clients send, and what nobody should."""
 
-import os
-from contextlib import suppress
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pgbackup.errors import ClientError, ProtocolViolation
 from pgbackup.wire.startup import (
@@ -18,9 +13,7 @@ from pgbackup.wire.startup import (
     parse_command_line,
     parse_startup_packet,
 )
-from tests.wire.startup_packets import VERSION_3_0, WRONG, startup
-
-EXAMPLES = int(os.environ.get("PGBACKUP_FUZZ_EXAMPLES", "200"))
+from tests.wire.startup_packets import WRONG, startup
 
 
 @pytest.mark.parametrize(
@@ -122,17 +115,3 @@ def test_a_boolean_is_read_by_any_unique_beginning(text: str, value: bool | None
 )
 def test_settings_stand_in_the_options_of_a_connection(options: str, found: dict[str, str]) -> None:
     assert parse_command_line(options) == found
-
-
-def test_any_bytes_are_a_packet_or_an_error() -> None:
-    codes = st.sampled_from([VERSION_3_0, b"\x04\xd2\x16\x2e", b"\x04\xd2\x16\x2f", b""])
-    words = st.sampled_from([b"user\0", b"options\0", b"replication\0", b"-c a=b\0", b"\0", b"\\ "])
-    bodies = st.tuples(codes, st.lists(words | st.binary(max_size=8), max_size=8).map(b"".join))
-
-    @settings(max_examples=EXAMPLES * 5, deadline=None)
-    @given(bodies.map(b"".join))
-    def is_read_or_refused(body: bytes) -> None:
-        with suppress(ClientError, ProtocolViolation):
-            parse_startup_packet(body)
-
-    is_read_or_refused()
