@@ -1,24 +1,23 @@
-"""Throttle: a link that lets a limited number of bytes a second pass.
+"""Throttle: a link that only looks, and waits so that no more than a rate of bytes passes.
 
-Source: basebackup_throttle.c (PostgreSQL 18)
+Follows the server's algorithm: an eighth of a second is the unit, and time spent idle is no credit
+for later. Counts the bytes of archives and manifest as its predecessor hands them in.
+
+Source: basebackup_throttle.c, throttle (PostgreSQL 18)
 """
 
 import time
 from collections.abc import Callable
 from typing import Final
 
-from pgbackup.stream.sink import LARGEST_ROOM, BackupState, Fill, Sink
+from pgbackup.stream.sink import BackupState, Fill, Sink
 
-PIECES_PER_SECOND: Final = 8
-"""How often a second what has come is handed on, where a page would take longer."""
+FREQUENCY: Final = 8
+"""Looks per second. Source: basebackup_throttle.c, THROTTLING_FREQUENCY"""
 
 
 class Throttle(Sink):
-    """Wait before more is let through than the rate allows since the beginning.
-
-    rate:  bytes a second.
-    pause: waits so many seconds.
-    """
+    """Hold up what flows faster than a rate."""
 
     def __init__(
         self,
@@ -26,35 +25,38 @@ class Throttle(Sink):
         rate: int,
         *,
         clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        """Begin. rate: kilobytes per second."""
         super().__init__(successor)
-        self._rate = rate
+        self._sample = rate * 1024 // FREQUENCY
         self._clock = clock
-        self._pause = pause
-        self._room = max(LARGEST_ROOM, rate // PIECES_PER_SECOND)
-        self._free_at = 0.0
-
-    @property
-    def buffer(self) -> memoryview:
-        return self.successor.buffer[: self._room]
+        self._sleep = sleep
+        self._counter = 0
+        self._last = 0.0
 
     def begin_backup(self, state: BackupState) -> None:
-        self._free_at = self._clock()
+        self._last = self._clock()
         self.successor.begin_backup(state)
 
     def archive_contents(self, length: int) -> None:
+        self._throttle(length)
         self.successor.archive_contents(length)
-        self._wait_for(length)
 
     def archive_later(self, length: int, fill: Fill) -> None:
+        self._throttle(length)
         self.successor.archive_later(length, fill)
-        self._wait_for(length)
 
-    def _wait_for(self, length: int) -> None:
-        """Hand on what has come, and wait as long as it may take."""
-        self.successor.flush()
-        now = self._clock()
-        self._free_at = max(self._free_at, now - 1 / PIECES_PER_SECOND) + length / self._rate
-        if self._free_at > now:
-            self._pause(self._free_at - now)
+    def manifest_contents(self, length: int) -> None:
+        self._throttle(length)
+        self.successor.manifest_contents(length)
+
+    def _throttle(self, length: int) -> None:
+        self._counter += length
+        if self._counter < self._sample:
+            return
+        samples, self._counter = divmod(self._counter, self._sample)
+        wait = self._last + samples / FREQUENCY - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+        self._last = self._clock()

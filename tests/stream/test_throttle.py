@@ -1,52 +1,56 @@
-"""A link that lets a limited number of bytes a second pass, on a clock of its own."""
+"""The rate limit, on a clock of its own."""
 
-from pgbackup.stream.sink import LARGEST_ROOM, feed
+from pgbackup.stream.sink import Sink
 from pgbackup.stream.throttle import Throttle
 from tests.stream.checked_sink import CheckedSink, backup_state, send
-
-MEGABYTE = 1 << 20
+from tests.stream.link_contract import LinkContract
 
 
 class Clock:
-    """Time that passes only while somebody waits."""
+    """Time that passes only while somebody sleeps, or when told."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = 100.0
+        self.slept: list[float] = []
 
     def __call__(self) -> float:
         return self.now
 
-    def pause(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.slept.append(seconds)
         self.now += seconds
 
 
-def test_no_more_passes_than_the_rate_allows() -> None:
-    clock, sink = Clock(), CheckedSink((LARGEST_ROOM,))
-    link = Throttle(sink, MEGABYTE, clock=clock, pause=clock.pause)
-    send(link, {"base.tar": bytes(10 * MEGABYTE)})
-    assert sink.archives["base.tar"] == bytes(10 * MEGABYTE)
-    assert 9.8 <= clock.now - 1000 <= 10
+class TestThrottle(LinkContract):
+    def link(self, successor: Sink) -> Sink:
+        clock = Clock()
+        return Throttle(successor, 32, clock=clock, sleep=clock.sleep)
 
 
-def test_a_slow_rate_is_not_made_up_for_by_large_pages() -> None:
-    clock, waits = Clock(), list[float]()
-
-    def pause(seconds: float) -> None:
-        waits.append(seconds)
-        clock.pause(seconds)
-
-    sink = CheckedSink((4 * MEGABYTE,))
-    send(Throttle(sink, 2 * MEGABYTE, clock=clock, pause=pause), {"base.tar": bytes(MEGABYTE)})
-    assert max(waits) <= 0.25
-    assert len(sink.archives["base.tar"]) == MEGABYTE
-
-
-def test_time_in_which_nothing_came_is_not_saved_up() -> None:
+def test_the_whole_takes_as_long_as_the_rate_says() -> None:
     clock = Clock()
-    link = Throttle(CheckedSink((LARGEST_ROOM,)), MEGABYTE, clock=clock, pause=clock.pause)
+    link = Throttle(CheckedSink([10_000]), 32, clock=clock, sleep=clock.sleep)
+    send(link, {"base.tar": bytes(320 * 1024)}, bytes(32 * 1024))
+    assert abs(clock.now - 100 - 11) < 0.2
+
+
+def test_time_spent_idle_is_no_credit() -> None:
+    clock = Clock()
+    link = Throttle(CheckedSink([4096]), 32, clock=clock, sleep=clock.sleep)
     link.begin_backup(backup_state())
     link.begin_archive("base.tar")
-    clock.now += 100
-    begin = clock.now
-    feed(link, memoryview(bytes(MEGABYTE)))
-    assert clock.now - begin >= 0.85
+    clock.now += 60
+    link.archive_contents(4096)
+    assert clock.slept == []
+    link.archive_contents(4096)
+    assert clock.slept == [1 / 8]
+
+
+def test_deferred_contents_count() -> None:
+    clock = Clock()
+    link = Throttle(CheckedSink([64 * 1024]), 32, clock=clock, sleep=clock.sleep)
+    link.begin_backup(backup_state())
+    link.begin_archive("base.tar")
+    link.archive_later(32 * 1024, lambda memory: None)
+    assert clock.slept == [1.0]
