@@ -82,6 +82,11 @@ class DataDirectory:
             ClusterState.SHUTDOWNED_IN_RECOVERY,
         )
 
+    def contains(self, path: str) -> bool:
+        """Whether a path, which need not exist, is this directory or lies in it."""
+        top = os.path.realpath(self.path)
+        return os.path.commonpath((top, os.path.realpath(path))) == top
+
     def read_control(self) -> ControlData:
         """Read pg_control as it is now. Raises: CorruptData, PgbackupError."""
         with source_errors("read file", f"{self.path}/{CONTROL_FILE}"):

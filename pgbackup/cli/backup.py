@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -21,6 +20,7 @@ from pgbackup.cli.output import format_size, print_json, progress_bar, say, say_
 from pgbackup.errors import ExitCode, UsageError
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import Repository
+from pgbackup.storage.api import Storage
 from pgbackup.storage.registry import open_storage
 from pgbackup.stream.compress import MAX_WORKERS, ZstdSettings
 from pgbackup.wire.basebackup import MAX_LABEL
@@ -121,7 +121,7 @@ def backup(
     run = _Run(connector, pgdata, request, options.wants_progress(progress, quiet))
     if target == "-":
         return run.to_stdout()
-    record = run.to_repository(partial(Repository.open, open_storage(repo), create=True))
+    record = run.to_repository(open_storage(repo))
     for warning in record.checksum_failures.warnings:
         say_warning(warning)
     if json:
@@ -162,7 +162,14 @@ class _Run:
                 estimate=sys.stderr.isatty() if wants_progress is None else wants_progress,
             )
 
-    def to_repository(self, open_repository: Callable[[], Repository]) -> BackupRecord:
+    def to_repository(self, storage: Storage) -> BackupRecord:
+        place = storage.features.local_path
+        if self._source is not None and place and self._source.data.contains(place):
+            raise UsageError(
+                f'could not back up into repository "{storage.url}": it lies in the data directory',
+                hint="Name a repository elsewhere with -B.",
+            )
+        open_repository = partial(Repository.open, storage, create=True)
         with progress_bar("backup", self._wants_progress) as bar:
             if self._source is not None:
                 return take_local_backup(self._source, open_repository, self._request, bar)

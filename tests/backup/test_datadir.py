@@ -83,6 +83,14 @@ def test_directories_in_pg_tblspc_are_tablespaces_since_16(tmp_path: Path, major
     assert DataDirectory.open(str(pgdata)).tablespaces() == (*in_place, BASE)
 
 
+def test_what_lies_in_the_data_directory_is_told_by_whatever_way(tmp_path: Path) -> None:
+    data = DataDirectory.open(str(make_pgdata(tmp_path / "data", 15)))
+    (tmp_path / "alias").symlink_to(tmp_path / "data")
+    inside = ("data", "data/", "data/repo/new", "alias/repo", "else/../data/repo")
+    assert all(data.contains(str(tmp_path / name)) for name in inside)
+    assert not any(data.contains(str(tmp_path / name)) for name in ("", "data2", "data/../repo"))
+
+
 def test_a_data_directory_without_pg_tblspc_cannot_be_read(tmp_path: Path) -> None:
     pgdata = make_pgdata(tmp_path / "data", 15)
     (pgdata / "pg_tblspc").rmdir()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.pgdata import make_pgdata
 from tests.cli.program import Answer, command, environment, run
 from tests.cluster import Cluster, client_bin
 from tests.fix_cluster import ClusterFactory
@@ -115,6 +116,14 @@ def test_direct_reads_and_other_checksums_make_the_same_backup(
         assert said.status == 0, said.err
         verified = run(tmp_path, "verify", "-B", str(repo))
         assert verified.status == 0, verified.out
+
+
+def test_a_repository_in_the_data_directory_is_refused(tmp_path: Path) -> None:
+    pgdata = make_pgdata(tmp_path / "data", 15)
+    said = run(pgdata, "backup", "--pgdata", ".")
+    assert said.status == 2
+    assert "it lies in the data directory" in said.err
+    assert not (pgdata / "pgbackup-repo").exists()
 
 
 def test_direct_io_is_for_data_directories_alone(tmp_path: Path) -> None:
