@@ -20,9 +20,10 @@ MAX_CALLS = 200
 STOPPING = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 
 
-@pytest.fixture
-def scene(cluster_factory: ClusterFactory, tmp_path: Path) -> Scene:
-    return Scene.set_up(cluster_factory(18), tmp_path)
+@pytest.fixture(params=[False, True], ids=["server", "pgdata"])
+def scene(cluster_factory: ClusterFactory, tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    """Backups of a server, and backups of its data directory."""
+    return Scene.set_up(cluster_factory(18), tmp_path, is_local=request.param)
 
 
 def test_random_kills_leave_whole_backups_only(scene: Scene) -> None:
@@ -54,10 +55,11 @@ def assert_rerun_cleans(scene: Scene) -> None:
 def test_a_kill_at_each_step_of_a_backup_leaves_whole_backups_only(scene: Scene, call: str) -> None:
     """The steps that make objects visible; each run finds what the one before left."""
     killed = 0
+    local = [scene.server.pgdata] if scene.is_local else []
     for number in range(1, MAX_CALLS):
         done = subprocess.run(
             [sys.executable, "-m", "tests.faults.killed", scene.repository,
-             scene.server.conninfo(), call, str(number)],
+             scene.server.conninfo(), call, str(number), *local],
             cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode == 0:

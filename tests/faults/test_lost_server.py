@@ -11,6 +11,12 @@ from tests.cluster import Cluster
 from tests.faults.scene import Scene
 from tests.fix_cluster import ClusterFactory
 
+SESSION = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'pgbackup' AND backend_type = 'client backend'
+"""
+"""Ends the session that a backup of a data directory belongs to."""
+
 EDGES = pytest.mark.parametrize("major", [13, 18], ids=["pg13", "pg18"])
 
 
@@ -68,6 +74,31 @@ def test_a_server_that_ends_fails_the_backup(scene: Scene, end: str) -> None:
     assert answer.status == 3, message
     assert_nothing_is_left_but_wal(scene)
     scene.server.start()
+    assert_next_run_succeeds(scene)
+
+
+@pytest.mark.parametrize(
+    ("end", "major"), [("of the WAL", 18), ("of the session", 13), ("of the server", 15)]
+)
+def test_a_lost_connection_fails_a_backup_of_the_data_directory(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path, end: str
+) -> None:
+    scene = Scene.set_up(cluster_factory(major), tmp_path, is_local=True)
+    under_way = scene.begin_slow_backup()
+    match end:
+        case "of the WAL":
+            terminate(scene.server, "streaming")
+        case "of the session":
+            ended = scene.server.sql(SESSION)
+            assert ended == [(True,)]
+        case _:
+            scene.server.kill9()
+    answer = under_way.wait()
+    message, _ = answer.error()
+    assert answer.status == 3, message
+    assert_nothing_is_left_but_wal(scene)
+    if end == "of the server":
+        scene.server.start()
     assert_next_run_succeeds(scene)
 
 
