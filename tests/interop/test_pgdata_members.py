@@ -28,6 +28,15 @@ NEW_TIME = NEW_CONTENT | {"pg_logical", "pg_logical/replorigin_checkpoint", "pg_
 ODD_NAMES = (b"log/line\nbreak", b"log/caf\xe9", b"log/\xc3\xbcml\xc3\xa4ut", b'log/quo"te\\')
 LABEL = "the same label"
 
+LEFT_OUT = (
+    "backup_label", "tablespace_map", "backup_manifest", "postgresql.auto.conf.tmp",
+    "current_logfiles.tmp", "global/pg_internal.init.123", "base/pgsql_tmp/pgsql_tmp9.9",
+    "pg_dynshmem/x", "pg_notify/x", "pg_serial/x", "pg_snapshots/x", "pg_stat_tmp/x",
+    "pg_subtrans/x", "base/1/t999_999", "base/1/t9999_999.1", "base/1/t999_9999_vm",
+    "base/1/t99999_99999_vm.1", "base/1/4242", "base/1/4242.1", "base/1/4242_fsm",
+)  # fmt: skip
+KEPT = ("backup_label.old", "base/1/4242_init", "pg_stat/x", "pg_xact/x", "x.conf")
+
 
 def members(archive: bytes) -> dict[str, tuple[TarHeader, bytes, bytes]]:
     """Header, raw header and content by name, in the order of the archive."""
@@ -46,14 +55,15 @@ def files(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def make_interesting(cluster: Cluster, apart: Path) -> None:
-    """Tablespaces everywhere, pg_wal elsewhere, unlogged relations, names of any bytes."""
+    """Tablespaces everywhere, links, what is left out, unlogged relations, names of any bytes."""
     wal = apart / "wal"
     (cluster.pgdata / "pg_wal").rename(wal)
     (cluster.pgdata / "pg_wal").symlink_to(wal)
     (cluster.pgdata / "log").mkdir()
     for name in ODD_NAMES:
         Path(os.fsdecode(os.fsencode(cluster.pgdata) + b"/" + name)).write_bytes(b"line\n")
-    (cluster.pgdata / "base" / "1" / "t7_4711").write_bytes(bytes(8192))
+    (cluster.pgdata / "pg_replslot").rename(apart / "slots")
+    (cluster.pgdata / "pg_replslot").symlink_to(apart / "slots")
     places = {"apart": str(apart / "space"), "inside": str(cluster.pgdata / "inside")}
     for place in places.values():
         Path(place).mkdir()
@@ -69,6 +79,10 @@ def make_interesting(cluster: Cluster, apart: Path) -> None:
         )
         cluster.sql(f"CREATE UNLOGGED TABLE u_{name} TABLESPACE {name} AS SELECT 1 AS n")
     cluster.sql("CREATE TABLE t (n int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 9999)")
+    for name in (*LEFT_OUT, *KEPT):
+        (cluster.pgdata / name).parent.mkdir(exist_ok=True)
+        (cluster.pgdata / name).write_bytes(b"stale")
+    cluster.account.give(cluster.pgdata)
     cluster.sql("VACUUM")
     cluster.sql("CHECKPOINT")
 
@@ -77,7 +91,9 @@ def test_at_rest_both_make_the_same_archives(
     cluster_factory: ClusterFactory, major: int, tmp_path: Path
 ) -> None:
     settings = {"allow_in_place_tablespaces": True, "autovacuum": False}
-    cluster = cluster_factory(major, start=False, settings=settings)
+    cluster = cluster_factory(
+        major, start=False, settings=settings, allow_group_access=major % 2 == 0
+    )
     make_interesting(cluster, cluster.account.make_directory(cluster.pgdata.parent / "apart"))
     stock = cluster.account.make_directory(tmp_path / "stock") / "backup"
     cluster.account.run(
@@ -93,6 +109,9 @@ def test_at_rest_both_make_the_same_archives(
     assert len(names) == (4 if major >= 16 else 3)
     for name in names:
         compare((stock / name).read_bytes(), (ours / name).read_bytes())
+    found = members((ours / "base.tar").read_bytes())
+    assert set(KEPT) < set(found)
+    assert set(LEFT_OUT) & set(found) == {"backup_label"}
     compare_manifests(files(stock / "backup_manifest"), files(ours / "backup_manifest"))
 
 
