@@ -253,3 +253,7 @@ def test_libpq_comes_in_with_a_certificate(secure_network: str, certificate: Pat
     connect(secure_network, "machine", sslmode="require", **files).close()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         connect(secure_network, "machine", "x", sslmode="require")
+
+
+def test_libpq_gives_in_when_it_wants_a_newer_protocol(network: str) -> None:
+    connect(network, "standby", PASSWORD, max_protocol_version="latest").close()
