@@ -10,6 +10,7 @@ Never writes to the data directory, and holds a file open only until it is read.
 Source: basebackup.c, perform_base_backup (PostgreSQL 18)
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -42,6 +43,8 @@ class ReadOptions:
     threads:          that read at the same time, beside the caller's.
     estimate:         look at the size of everything before, to tell how far the run is.
     max_rate:         kilobytes per second, or None.
+    check_interval:   seconds after which the session is asked whether all is well, so that a lost
+                      one does not come to light when everything has been read.
     """
 
     checksums: str = "CRC32C"
@@ -51,6 +54,7 @@ class ReadOptions:
     threads: int = 1
     estimate: bool = False
     max_rate: int | None = None
+    check_interval: float = 30
 
 
 class DirectoryBackup:
@@ -63,6 +67,7 @@ class DirectoryBackup:
         self._outstanding = Outstanding()
         self._direct = DirectReads(options.threads + 1) if options.direct_io else None
         self._members: ArchiveMembers | None = None
+        self._checked = 0.0
 
     def run(self, sink: Sink) -> BackupOutcome:
         """Read everything into the sink; the caller cleans that up.
@@ -72,6 +77,7 @@ class DirectoryBackup:
         if self._options.max_rate is not None:
             sink = Throttle(sink, self._options.max_rate)
         self._session.begin()
+        self._checked = time.monotonic()
         start = self._session.start
         tablespaces = self._data.tablespaces()
         walk = self._walk(tablespaces)
@@ -88,6 +94,7 @@ class DirectoryBackup:
                 members.put_content(packer, BACKUP_LABEL, self._session.label)
             for entry in walk.entries(tablespace):
                 members.send(packer, tablespace.oid, entry)
+                self._check_session()
             if tablespace.oid is None:
                 stop = self._finish(packer, members)
             packer.put(END_OF_ARCHIVE)
@@ -105,6 +112,11 @@ class DirectoryBackup:
             self._members.close()
         if self._direct is not None:
             self._direct.close()
+
+    def _check_session(self) -> None:
+        if time.monotonic() >= self._checked + self._options.check_interval:
+            self._session.check()
+            self._checked = time.monotonic()
 
     def _reading(self, start: WalPosition) -> Reading:
         control = self._data.control

@@ -24,6 +24,9 @@ class BackupSession(Protocol):
     def begin(self) -> None:
         """Start the backup. Raises: ServerError, ConnectionFailed, Refused, WrongSystem."""
 
+    def check(self) -> None:
+        """Make sure that what was read so far is of use. Raises: as begin."""
+
     def end(self) -> WalPosition:
         """Stop it, when all files have been read. Raises: as begin."""
 
@@ -59,6 +62,10 @@ class OnlineSession:
             segment_size=self._data.control.wal_segment_size,
         )
         check_served(self._data, self._transport)
+
+    def check(self) -> None:
+        assert self._backup is not None
+        self._backup.check()
 
     def end(self) -> WalPosition:
         assert self._backup is not None

@@ -64,7 +64,7 @@ class StoppedSession:
             )
         self._check_no_server()
 
-    def end(self) -> WalPosition:
+    def check(self) -> None:
         """Make sure that there was none meanwhile. Raises: Refused, PgbackupError, CorruptData."""
         if self._data.read_control().values != self._data.control:
             raise Refused(
@@ -73,6 +73,10 @@ class StoppedSession:
                 hint="Take the backup again, now of a running server.",
             )
         self._check_no_server()
+
+    def end(self) -> WalPosition:
+        """Where the copy is consistent. Raises: as check."""
+        self.check()
         return consistent_position(self._data)
 
     def _check_no_server(self) -> None:

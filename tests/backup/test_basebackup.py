@@ -13,6 +13,7 @@ from crc32c import crc32c
 from pgbackup.backup.basebackup import DirectoryBackup, ReadOptions
 from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.receive import BackupOutcome
+from pgbackup.errors import ConnectionFailed
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.pg.manifest import Manifest
 from pgbackup.pg.tar import TarHeader
@@ -39,6 +40,9 @@ class Session:
 
     def begin(self) -> None:
         self.calls.append("begin")
+
+    def check(self) -> None:
+        self.calls.append("check")
 
     def end(self) -> WalPosition:
         self.calls.append("end")
@@ -162,6 +166,22 @@ def test_the_label_comes_first_and_pg_control_last(pgdata: Path) -> None:
 def test_a_copy_that_nobody_writes_needs_no_label(pgdata: Path) -> None:
     taken = Taken(pgdata, session=Session(label=None))
     assert "backup_label" not in taken.base.contents
+
+
+def test_a_session_that_is_of_no_use_any_more_ends_the_backup_early(pgdata: Path) -> None:
+    class Lost(Session):
+        def check(self) -> None:
+            super().check()
+            if self.calls.count("check") == 3:
+                raise ConnectionFailed("the connection to the server was lost")
+
+    session = Lost()
+    with pytest.raises(ConnectionFailed):
+        Taken(pgdata, ReadOptions(check_interval=0), session)
+    assert session.calls == ["begin", "check", "check", "check"]
+    session = Session()
+    Taken(pgdata, session=session)
+    assert session.calls == ["begin", "end"]
 
 
 def test_the_backup_ends_when_all_files_have_been_read(pgdata: Path) -> None:

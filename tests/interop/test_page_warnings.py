@@ -73,6 +73,9 @@ class Session:
     def begin(self) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
     def end(self) -> WalPosition:
         return self.start
 
