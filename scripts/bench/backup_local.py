@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--keep", type=Path, help="the cluster stays here for the next run")
-    parser.add_argument("--without", action="append", default=[], help="peer to leave out")
+    parser.add_argument("--only", action="append", metavar="PEER", help="one of the pairs' peers")
     parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
     options = parser.parse_args()
     if options.quick:
@@ -62,7 +62,7 @@ def main() -> None:
     work.chmod(0o755)
     try:
         with running_cluster(options.keep or work / "cluster", options.gigabytes) as cluster:
-            compare(cluster, work, options.rounds, options.without)
+            compare(cluster, work, options.rounds, options.only)
             if options.keep:
                 cluster.stop()
     finally:
@@ -86,10 +86,13 @@ def running_cluster(directory: Path, gigabytes: float) -> Cluster:
     return cluster
 
 
-def compare(cluster: Cluster, work: Path, rounds: int, without: Sequence[str]) -> None:
-    """Time everything in turn, and print what the pairs give."""
+def compare(cluster: Cluster, work: Path, rounds: int, only: Sequence[str] | None) -> None:
+    """Time everything in turn, and print what the pairs give.
+
+    Each round begins with another contender, since one pays for what the one before has left.
+    """
     contenders = all_contenders(cluster, work)
-    pairs = [pair for pair in PAIRS if pair[1] in contenders and pair[1] not in without]
+    pairs = [pair for pair in PAIRS if pair[1] in (only or contenders)]
     chosen = list(dict.fromkeys(name for pair in pairs for name in pair))
     size = data_size(cluster)
     files = sum(1 for path in cluster.pgdata.rglob("*") if path.is_file())
@@ -98,10 +101,11 @@ def compare(cluster: Cluster, work: Path, rounds: int, without: Sequence[str]) -
     runs: dict[str, list[Run]] = {name: [] for name in chosen}
     stored: dict[str, int] = {}
     for number in range(rounds + 1):
-        for name in chosen:
+        for name in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:
             read_everything(cluster.pgdata / "base")
-            touch_memory(work, size // 2)
+            touch_memory(work, size if name == "plain" else size // 4)
             run = run_once(contenders[name])
+            print(f"{number} {name}: {run.wall:.2f} s, cpu {run.cpu:.2f} s", file=sys.stderr)
             if number:
                 runs[name].append(run)
             files_made = (path for path in (work / "target").rglob("*") if path.is_file())
