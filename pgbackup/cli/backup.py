@@ -201,4 +201,4 @@ def _tell(record: BackupRecord, repo: str) -> None:
     prefix = "" if repo == options.DEFAULT_REPO else f" -B {shlex.quote(repo)}"
     say(f"to check it, type: pgbackup verify{prefix} {record.label}")
     if record.checksum_failures.is_damaged:
-        say_warning("the server found damaged pages; this backup holds them as they are")
+        say_warning("there are damaged pages; this backup holds them as they are")
