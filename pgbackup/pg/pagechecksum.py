@@ -59,7 +59,8 @@ def failing_pages(
         columns = _column_sums(pages, [offset for offset, _ in batch])
         for (offset, expected), sums in zip(batch, columns, strict=True):
             number = offset // _PAGE_SIZE
-            calculated = (sums ^ first_block + number) % 65535 + 1
+            block = (first_block + number) & 0xFFFFFFFF  # as the server's, it has 32 bits
+            calculated = (sums ^ block) % 65535 + 1
             if calculated != expected:
                 failing.append((number, calculated, expected))
     return failing
