@@ -134,7 +134,7 @@ class DataFile:
         assert self._reading.start is not None
         first = self._relation.segment * self._reading.segment_blocks + offset // PAGE_SIZE
         pages, odd = divmod(len(memory), PAGE_SIZE)
-        if odd:
+        if odd and os.fstat(self._fd).st_size == self.size:  # else the server is at its end
             self.odd_block = first + pages, odd
         found = bad_pages(memory[: pages * PAGE_SIZE], first, self._reading.start)
         if found:

@@ -66,6 +66,17 @@ def test_nothing_is_judged_behind_the_new_end_of_a_file(tmp_path: Path) -> None:
     assert [bad.block for bad in file.bad] == [0]
 
 
+def test_half_a_page_at_the_end_is_told_unless_the_file_grows(tmp_path: Path) -> None:
+    path = tmp_path / "16384"
+    whole = bytes(2 * 8192)
+    path.write_bytes(whole[:12288])
+    file, _, _ = read(path, lambda: None)
+    assert file.odd_block == (1, 4096)
+    file, content, _ = read(path, lambda: path.write_bytes(whole))
+    assert file.odd_block is None
+    assert content == whole[:12288]
+
+
 def test_an_error_names_the_file_and_lets_nobody_wait(tmp_path: Path) -> None:
     path = tmp_path / "16384"
     path.write_bytes(bytes(8192))
