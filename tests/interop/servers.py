@@ -27,7 +27,7 @@ WHERE amname = 'btree' AND relkind = 'i' AND relpersistence = 'p'
 HEAP_CHECK = """
 SELECT relname, problem.msg
 FROM pg_class, verify_heapam(pg_class.oid) AS problem
-WHERE relkind IN ('r', 't', 'm') AND relam <> 0
+WHERE relkind IN ('r', 't', 'm') AND relam <> 0 AND relpersistence <> 't'
 """
 
 
