@@ -65,18 +65,26 @@ class Connection:
 
         Raises: ConnectionFailed when the client has gone.
         """
-        if not self._poll.poll(None if timeout is None else timeout * 1000):
-            return False
+        data = self.read(timeout)
+        self.reader.feed(data)
+        return bool(data)
+
+    def read(self, timeout: float | None) -> bytes:
+        """What has arrived, for somebody else to make messages of; nothing if nothing came in time.
+
+        Raises: ConnectionFailed when the client has gone.
+        """
+        if not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
+            return b""
         try:
             data = self._socket.recv(_RECEIVE_SIZE)
         except BlockingIOError:
-            return False
+            return b""
         except OSError as error:
             raise _lost(error) from error
         if not data:
             raise ConnectionFailed("could not receive from the client: it closed the connection")
-        self.reader.feed(data)
-        return True
+        return data
 
     def fileno(self) -> int:
         """The descriptor, for somebody who waits for this and for other things."""

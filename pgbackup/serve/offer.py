@@ -1,0 +1,111 @@
+"""What a walsender offers: one cluster of a repository, and what it says of itself.
+
+Reads the repository whenever it is asked, so that backups and WAL which come meanwhile are seen.
+"""
+
+from typing import Final
+
+from pgbackup.backup.stored import StoredBackup
+from pgbackup.errors import ClientError, NotFound
+from pgbackup.pg.lsn import Timeline, WalPosition
+from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.walsource import WalSource
+
+LATEST: Final = "latest"
+
+_DEFAULT_MODE = 0o700
+
+
+class Offer:
+    """The cluster, as all clients of a server see it.
+
+    major:          that the server announces; it decides about the grammar and the protocol.
+    server_version: as 15.18.
+    """
+
+    def __init__(self, cluster: ClusterRepository, label: str = LATEST) -> None:
+        """label: of the backup that BASE_BACKUP sends.
+
+        Raises: NotFound if there is nothing, CorruptData, StorageError.
+        """
+        facts = cluster.facts()
+        if facts is None:
+            raise NotFound(
+                f"could not serve cluster {cluster.system}: nothing of it is in the repository",
+                hint="Take a backup first: pgbackup backup -B REPO",
+            )
+        self.cluster = cluster
+        self.segment_size = facts.wal_segment_size
+        self.major = facts.major
+        self._label = label
+        record = self.record()
+        version = facts.major * 10000 if record is None else record.server_version
+        self.server_version = f"{version // 10000}.{version % 10000}"
+        self.server_version_num = version
+
+    def record(self) -> BackupRecord | None:
+        """The record of the backup that is sent now; None if there is none.
+
+        Raises: NotFound for a label that is not there, CorruptData, StorageError.
+        """
+        if self._label == LATEST and not self.cluster.catalog.labels():
+            return None
+        try:
+            return self.cluster.catalog.get(self._label)
+        except NotFound:
+            if self._label == LATEST:
+                return None
+            raise
+
+    def backup(self) -> StoredBackup:
+        """The backup that is sent now. Raises: ClientError if there is none."""
+        record = self.record()
+        if record is None:
+            raise ClientError("there is no base backup in this repository", sqlstate="58P01")
+        return StoredBackup(self.cluster.storage, record)
+
+    def position(self) -> WalPosition:
+        """The newest timeline, and behind the last WAL that is there of it."""
+        source = WalSource(self.cluster)
+        return WalPosition(source.timeline, source.flushed)
+
+    def history(self, timeline: Timeline) -> bytes:
+        """A history file. Raises: ClientError if there is none."""
+        try:
+            return self.cluster.archive.read(timeline.history_name)
+        except NotFound as error:
+            raise ClientError(
+                f'could not open file "pg_wal/{timeline.history_name}": No such file or directory',
+                sqlstate="58P01",
+            ) from error
+
+    def settings(self) -> dict[str, str]:
+        """What SHOW tells, by name."""
+        record = self.record()
+        mode = _DEFAULT_MODE if record is None else record.data_directory_mode
+        return {
+            "archive_mode": "off",
+            "block_size": "8192",
+            "cluster_name": "",
+            "data_checksums": "on",
+            "data_directory_mode": f"{mode:04o}",
+            "default_transaction_read_only": "on",
+            "hot_standby": "on",
+            "in_hot_standby": "on",
+            "integer_datetimes": "on",
+            "max_connections": "100",
+            "server_encoding": "UTF8",
+            "server_version": self.server_version,
+            "server_version_num": str(self.server_version_num),
+            "transaction_read_only": "on",
+            "wal_block_size": "8192",
+            "wal_level": "replica",
+            "wal_segment_size": size_with_unit(self.segment_size),
+        }
+
+
+def size_with_unit(size: int) -> str:
+    """A size of whole megabytes as settings show it."""
+    megabytes = size >> 20
+    return f"{megabytes >> 10}GB" if megabytes % 1024 == 0 else f"{megabytes}MB"

@@ -1,0 +1,81 @@
+"""BASE_BACKUP for one client: what can be had, the chain, and the run.
+
+Source: basebackup.c, SendBaseBackup (PostgreSQL 18)
+"""
+
+from typing import Final
+
+from pgbackup.backup.stored import StoredBackup
+from pgbackup.errors import ClientError
+from pgbackup.pg.lsn import WalPosition
+from pgbackup.serve.copyout import Outgoing, copy_out
+from pgbackup.serve.offer import Offer
+from pgbackup.serve.storedbackup import StoredBackupSource
+from pgbackup.stream.compress import MAX_WORKERS, Compress, ZstdSettings
+from pgbackup.stream.gzip import Gzip
+from pgbackup.stream.sink import Sink
+from pgbackup.stream.throttle import Throttle
+from pgbackup.wire.basebackup import CLIENT, BaseBackup
+from pgbackup.wire.compression import Compression
+
+BLACKHOLE: Final = "blackhole"
+
+_DEFAULT_ALGORITHM = "CRC32C"
+_NOT_SUPPORTED = "0A000"
+
+
+def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> WalPosition:
+    """Send a backup, all but the end of the command; return its stop position.
+
+    Raises: ClientError for what cannot be had, PgbackupError.
+    """
+    backup = offer.backup()
+    _check(command, backup)
+    with offer.cluster.catalog.reading(backup.record.label, "serve"):
+        as_stored = _wants_zstd(command) and all(each.is_compressed for each in backup.archives)
+        source = StoredBackupSource(backup, offer.cluster.archive, command, as_stored=as_stored)
+        sink = copy_out(client, offer.major, sends_contents=command.target != BLACKHOLE)
+        try:
+            if command.max_rate is not None:
+                sink = Throttle(sink, command.max_rate)
+            if command.compression is not None and not as_stored:
+                sink = _compress(sink, command.compression)
+            return source.run(sink)
+        finally:
+            sink.cleanup()
+
+
+def _wants_zstd(command: BaseBackup) -> bool:
+    return command.compression is not None and command.compression.algorithm == "zstd"
+
+
+def _compress(sink: Sink, compression: Compression) -> Sink:
+    if compression.algorithm == "gzip":
+        return Gzip(sink, -1 if compression.level is None else compression.level)
+    level = 3 if compression.level is None else compression.level
+    return Compress(sink, ZstdSettings(level, min(compression.workers or 1, MAX_WORKERS)))
+
+
+def _check(command: BaseBackup, backup: StoredBackup) -> None:
+    """Refuse what a stored backup cannot give. Raises: ClientError."""
+    algorithm = command.manifest_checksums
+    stored = backup.record.checksum_algorithm
+    if command.target not in (CLIENT, BLACKHOLE):
+        raise ClientError(
+            "permission denied to create backup stored on server",
+            sqlstate="42501",
+            detail="A repository sends its backups to clients only.",
+        )
+    if command.incremental:
+        raise ClientError("incremental backups are not served", sqlstate=_NOT_SUPPORTED)
+    if command.compression is not None and command.compression.algorithm == "lz4":
+        raise ClientError(
+            "invalid compression specification: this build does not support compression with LZ4",
+            sqlstate="42601",
+        )
+    if command.force_encode:
+        raise ClientError("the stored manifest has its own encoding", sqlstate=_NOT_SUPPORTED)
+    if algorithm not in (None, _DEFAULT_ALGORITHM, stored):
+        raise ClientError(
+            f"the stored manifest has {stored} checksums, not {algorithm}", sqlstate=_NOT_SUPPORTED
+        )

@@ -1,0 +1,142 @@
+"""The walsender's daily run: a thread for each client, from its first byte to its last.
+
+The caller's thread accepts; it ends when it is told to, and then waits for the clients: idle ones
+are sent away, streams are ended in good order, base backups may be finished.
+
+Source: postmaster.c, ServerLoop; walsender.c (PostgreSQL 18)
+"""
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError
+from pgbackup.serve.connection import Connection
+from pgbackup.serve.handler import Handler
+from pgbackup.serve.offer import Offer
+from pgbackup.serve.session import Admitted, Client, Ended, Gate, Reply, Session, greeting
+from pgbackup.wire import backend
+
+MAX_CLIENTS: Final = 100
+AUTHENTICATION_TIMEOUT: Final = 10.0
+"""Seconds from the first byte to the last of the beginning."""
+
+ACCEPT_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
+KEY_LENGTH: Final = 4
+
+Report = Callable[[str], object]
+"""Takes a sentence about a client, on that client's thread."""
+
+
+class Listener(Protocol):
+    """Where clients come in."""
+
+    def accept(self, timeout: float) -> tuple[socket.socket, Client] | None: ...
+
+
+class Server:
+    """Serves an offer to all clients that the gate lets in."""
+
+    def __init__(self, offer: Offer, gate: Gate, report: Report) -> None:
+        self._offer = offer
+        self._gate = gate
+        self._report = report
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._clients: dict[threading.Thread, socket.socket] = {}
+
+    def run(self, listener: Listener, is_over: Callable[[], bool]) -> None:
+        """Accept clients until it is over. Raises: PgbackupError."""
+        while not is_over():
+            accepted = listener.accept(ACCEPT_INTERVAL)
+            if accepted is not None:
+                self._begin(*accepted)
+
+    def finish(self, grace: float) -> int:
+        """Have the clients end, and cut off those that take longer; return how many.
+
+        grace: seconds.
+        """
+        self._stopping.set()
+        deadline = time.monotonic() + grace
+        for thread in self._threads():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        cut_off = 0
+        with self._lock:
+            for stream in self._clients.values():
+                stream.shutdown(socket.SHUT_RDWR)
+                cut_off += 1
+        for thread in self._threads():
+            thread.join()
+        return cut_off
+
+    def _threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return list(self._clients)
+
+    def _begin(self, stream: socket.socket, client: Client) -> None:
+        thread = threading.Thread(target=self._serve, args=(stream, client), name="client")
+        with self._lock:
+            is_full = len(self._clients) >= MAX_CLIENTS
+            if not is_full:
+                self._clients[thread] = stream
+        if is_full:
+            error = ClientError("sorry, too many clients already", sqlstate="53300")
+            with stream:
+                stream.setblocking(False)
+                stream.send(backend.error_response(error, fatal=True))
+            return
+        thread.start()
+
+    def _serve(self, stream: socket.socket, client: Client) -> None:
+        connection = Connection(stream)
+        try:
+            admitted = self._admit(connection, client)
+            if admitted is not None:
+                self._take_commands(connection, admitted)
+        except PgbackupError as error:
+            self._report(f"{client.address}: {error.message}")
+        finally:
+            with self._lock:
+                del self._clients[threading.current_thread()]
+                connection.close()
+
+    def _admit(self, connection: Connection, client: Client) -> Admitted | None:
+        """Go through the beginning of a connection; None if it ends there.
+
+        Raises: ConnectionFailed, ClientError when time is over.
+        """
+        session = Session(self._gate, client)
+        deadline = time.monotonic() + AUTHENTICATION_TIMEOUT
+        while True:
+            data = connection.read(deadline - time.monotonic())
+            if not data:
+                raise ConnectionFailed("the client did not say in time who it is")
+            for event in session.receive(data):
+                match event:
+                    case Reply(answer):
+                        connection.send(answer)
+                    case Admitted():
+                        connection.reader = session.reader
+                        return event
+                    case Ended(error):
+                        raise error
+                    case _:
+                        return None
+
+    def _take_commands(self, connection: Connection, admitted: Admitted) -> None:
+        pid = threading.get_native_id()  # of all processes, so that slots tell who uses them
+        offer = self._offer
+        connection.send(
+            greeting(
+                admitted.startup,
+                offer.server_version,
+                offer.major,
+                pid,
+                secrets.token_bytes(KEY_LENGTH),
+            )
+        )
+        Handler(connection, offer, admitted.user, pid, self._stopping).run()

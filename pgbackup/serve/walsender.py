@@ -1,0 +1,188 @@
+"""START_REPLICATION: WAL to one client, and what the client says meanwhile.
+
+WAL is read ahead by a thread of its own; this one waits for either, sends what is ready and takes
+what came. It ends when the client ends the copy, at the end of a timeline that was left, or with
+the server, which first sees everything acknowledged.
+
+Source: walsender.c, StartReplication, WalSndLoop (PostgreSQL 18)
+"""
+
+import select
+import threading
+import time
+from typing import Final
+
+from pgbackup.errors import ClientError, ConnectionFailed
+from pgbackup.pg.lsn import Lsn, WalPosition
+from pgbackup.serve.connection import Connection
+from pgbackup.serve.offer import Offer
+from pgbackup.serve.slots import HeldSlot, Slots
+from pgbackup.serve.walsource import WalSource
+from pgbackup.serve.walstream import WalPiece, WalStream
+from pgbackup.wire import backend, frontend, results
+from pgbackup.wire.commands import StartPhysicalReplication
+from pgbackup.wire.messages import (
+    HotStandbyFeedback,
+    StandbyStatus,
+    keepalive,
+    parse_standby_message,
+    xlog_data_header,
+)
+
+TIMEOUT: Final = 60.0
+"""Seconds without a word after which a client is given up; half of it asks for one."""
+
+LOOK_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
+GRACE: Final = 30.0
+"""Seconds in which a client has to acknowledge what it got when the server ends."""
+
+
+class WalSender:
+    """One START_REPLICATION.
+
+    Always: nothing is sent twice, and nothing beyond what the source says is flushed.
+    """
+
+    def __init__(
+        self, connection: Connection, offer: Offer, slots: Slots, stopping: threading.Event
+    ) -> None:
+        self._connection = connection
+        self._offer = offer
+        self._slots = slots
+        self._stopping = stopping
+        self._poll = select.poll()
+        self._slot: HeldSlot | None = None
+        self._sent = Lsn(0)
+        self._status = StandbyStatus(Lsn(0), Lsn(0), Lsn(0), 0, reply_requested=False)
+        self._heard = time.monotonic()
+        self._has_asked = False
+        self._is_done = False
+
+    def run(self, command: StartPhysicalReplication) -> bool:
+        """Stream; return whether another command may come, False if the server ends.
+
+        Raises: ClientError, ConnectionFailed, CorruptData, StorageError.
+        """
+        if command.slot is None:
+            return self._run(command)
+        with self._slots.acquire(command.slot) as self._slot:
+            return self._run(command)
+
+    def _run(self, command: StartPhysicalReplication) -> bool:
+        source = WalSource(self._offer.cluster, command.timeline)
+        self._timeline = source.timeline
+        source.check_start(command.start)
+        if source.is_over(command.start):
+            self._end(source)
+            return True
+        self._connection.send(backend.copy_both_response())
+        source.check_reached(command.start)
+        self._sent, self._heard = command.start, time.monotonic()
+        with WalStream(source, command.start) as stream:
+            self._poll.register(self._connection, select.POLLIN)
+            self._poll.register(stream, select.POLLIN)
+            ends_with_server = self._stream(stream)
+        if ends_with_server:
+            return False
+        self._end(source)
+        return True
+
+    def _stream(self, stream: WalStream) -> bool:
+        """Send and listen until the end; return whether it is the server's."""
+        while True:
+            self._listen()
+            if self._is_done:
+                self._connection.send(backend.copy_done())
+                return False
+            piece = stream.take()
+            if piece is not None:
+                self._send(piece, stream.source.flushed)
+            elif stream.is_over:
+                self._connection.send(backend.copy_done())
+                self._await_copy_done()
+                return False
+            elif self._stopping.is_set():
+                self._say_good_bye()
+                return True
+            else:
+                self._watch_client()
+                self._poll.poll(LOOK_INTERVAL * 1000)
+
+    def _send(self, piece: WalPiece, end: Lsn) -> None:
+        header = xlog_data_header(piece.start, end)
+        try:
+            message = backend.copy_data_header(len(header) + len(piece.data))
+            self._connection.send(message + header, piece.data)
+            self._sent = Lsn(piece.start + len(piece.data))
+        finally:
+            piece.buffer.release()
+
+    def _listen(self, timeout: float = 0) -> None:
+        """Take all that the client has said. Raises: ClientError, ConnectionFailed."""
+        while (message := self._connection.message(timeout)) is not None:
+            timeout = 0
+            self._heard, self._has_asked = time.monotonic(), False
+            if message.kind == frontend.COPY_DATA:
+                self._take(message.body)
+            elif message.kind == frontend.COPY_DONE:
+                self._is_done = True
+                return
+            elif message.kind == frontend.TERMINATE:
+                raise ConnectionFailed("the client ended the connection")
+            else:
+                error = ClientError(
+                    f'invalid standby message type "{chr(message.kind)}"', sqlstate="08P01"
+                )
+                self._connection.send(backend.error_response(error, fatal=True))
+                raise ConnectionFailed(error.message)
+
+    def _take(self, payload: bytes) -> None:
+        said = parse_standby_message(payload)
+        if isinstance(said, HotStandbyFeedback):
+            return
+        self._status = said
+        if self._slot is not None and said.flush:
+            self._slot.confirm(WalPosition(self._timeline, said.flush))
+        if said.reply_requested:
+            self._keepalive()
+
+    def _keepalive(self, *, reply: bool = False) -> None:
+        payload = keepalive(self._sent, reply=reply)
+        self._connection.send(backend.copy_data_header(len(payload)), payload)
+        self._has_asked |= reply
+
+    def _watch_client(self) -> None:
+        """Ask a client that has been silent for long. Raises: ConnectionFailed."""
+        silence = time.monotonic() - self._heard
+        if silence > TIMEOUT:
+            raise ConnectionFailed(f"the client said nothing for {TIMEOUT:g} s")
+        if silence > TIMEOUT / 2 and not self._has_asked:
+            self._keepalive(reply=True)
+
+    def _await_copy_done(self) -> None:
+        while not self._is_done:
+            self._listen(LOOK_INTERVAL)
+            self._watch_client()
+
+    def _say_good_bye(self) -> None:
+        """Have what was sent acknowledged, then end as a server that is shut down does."""
+        deadline = time.monotonic() + GRACE
+        self._has_asked = False
+        while not self._is_acknowledged and time.monotonic() < deadline and not self._is_done:
+            if not self._has_asked:
+                self._keepalive(reply=True)
+            self._listen(LOOK_INTERVAL)
+        self._connection.send(backend.command_complete("COPY 0"))
+
+    @property
+    def _is_acknowledged(self) -> bool:
+        """Source: walsender.c, WalSndDone (PostgreSQL 18)"""
+        return (self._status.flush or self._status.write) == self._sent
+
+    def _end(self, source: WalSource) -> None:
+        """Say that it has ended; of a timeline that was left, where that goes on."""
+        if source.next_timeline is not None and source.switch is not None:
+            self._connection.send(results.next_timeline(source.next_timeline, source.switch))
+        else:
+            self._connection.send(backend.command_complete("START_STREAMING"))
+        self._connection.send(backend.command_complete("START_REPLICATION"))

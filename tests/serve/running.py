@@ -1,0 +1,68 @@
+"""A walsender over a stored backup, in this process, and connections to it by real libpq."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from pgbackup.replication.libpq import LibpqTransport
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.listener import UnixListener, user_name
+from pgbackup.serve.offer import Offer
+from pgbackup.serve.server import Server
+from pgbackup.serve.session import Gate
+from pgbackup.serve.users import User
+
+PORT = 5432
+GRACE = 20.0
+
+
+class Running:
+    """A server that runs until the end of a with block; then nobody had to be cut off.
+
+    reports: what it told of its clients.
+    """
+
+    def __init__(self, cluster: ClusterRepository, *users: User) -> None:
+        self.reports: list[str] = []
+        self.cut_off: int | None = None
+        self._directory = tempfile.TemporaryDirectory(prefix="pgb-serve-")  # a short path
+        self.directory = Path(self._directory.name) / "new"
+        gate = Gate({user.name: user for user in users}, user_name(), b"only for this test")
+        self.server = Server(Offer(cluster), gate, self.reports.append)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._listener = UnixListener(str(self.directory), PORT)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._directory.cleanup()
+        assert self.cut_off == 0
+
+    def stop(self) -> None:
+        """Have it end, and wait for that."""
+        self._over.set()
+        self._thread.join()
+
+    def conninfo(self, user: str | None = None) -> str:
+        return f"host={self.directory} port={PORT} user={user or user_name()}"
+
+    @contextmanager
+    def connected(self, user: str | None = None) -> Iterator[LibpqTransport]:
+        transport = LibpqTransport()
+        transport.connect(self.conninfo(user), "test")
+        try:
+            yield transport
+        finally:
+            transport.disconnect()
+
+    def _run(self) -> None:
+        self.server.run(self._listener, self._over.is_set)
+        self._listener.close()
+        self.cut_off = self.server.finish(GRACE)
