@@ -1,14 +1,16 @@
 """backup --pgdata: a data directory on this host, read by ourselves, is a backup like any other."""
 
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.backup.pgdata import make_pgdata
-from tests.cli.program import Answer, command, environment, run
+from tests.cli.program import Answer, begin, command, environment, run
 from tests.cluster import Cluster, client_bin
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import wait_for
 
 
 def back_up(server: Cluster, repo: Path, *options: str) -> Answer:
@@ -215,3 +217,19 @@ def test_a_crashed_server_is_no_stopped_one(
     said = run(tmp_path, "backup", *words, "-B", str(tmp_path / "repo"))
     assert said.status == 3
     assert not (tmp_path / "repo").exists()
+
+
+def test_an_interrupt_leaves_nothing(cluster_factory: ClusterFactory, tmp_path: Path) -> None:
+    server = cluster_factory(15)
+    repo = tmp_path / "repo"
+    words = ("--pgdata", server.pgdata, "-d", server.conninfo(), "-c", "fast", "-r", "32")
+    running = begin(tmp_path, "backup", *words, "-B", repo)
+    wait_for(lambda: list(repo.glob("*/backups/*/*")))
+    running.send(signal.SIGINT)
+    answer = running.wait()
+    assert answer.status == 130
+    assert "interrupted by SIGINT" in answer.err
+    assert not list(repo.glob("*/backups/*"))
+    server.poll_until(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbackup'", 0
+    )
