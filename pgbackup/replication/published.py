@@ -138,19 +138,56 @@ def read_positions(path: PathName) -> ReceiverPositions | None:
     """
     located = os.fspath(path)
     try:
-        with storage_errors("read file", located):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                size = os.fstat(fd).st_size
-                data = mmap.mmap(fd, FILE_SIZE, prot=mmap.PROT_READ) if size >= FILE_SIZE else None
-            finally:
-                os.close(fd)
+        data, _ = _map(path, located)
     except NotFound:
         return None
-    if data is None:
-        raise _damaged(located)
     with data, memoryview(data) as view, view.cast("Q") as words:
         return _read(data, words, located)
+
+
+class PositionsReader:
+    """What a receiver publishes, for somebody who looks many times a second.
+
+    The file stays mapped, until a new receiver has made another.
+    """
+
+    def __init__(self, path: PathName) -> None:
+        """Open nothing yet."""
+        self._path = os.fspath(path)
+        self._inode = -1
+        self._counter = 0
+        self._data: mmap.mmap | None = None
+        self._words: memoryview | None = None
+
+    def read(self) -> ReceiverPositions | None:
+        """As read_positions."""
+        try:
+            with storage_errors("read file", self._path):
+                inode = os.lstat(self._path).st_ino
+            if self._data is None or self._words is None or inode != self._inode:
+                self._data, self._inode = _map(self._path, self._path)
+                self._words = memoryview(self._data).cast("Q")
+        except NotFound:
+            return None
+        self._counter = self._words[_COUNTER]
+        return _read(self._data, self._words, self._path)
+
+    def has_moved(self) -> bool:
+        """Tell whether the file that was read last has been written to since."""
+        return self._words is not None and self._words[_COUNTER] != self._counter
+
+
+def _map(path: PathName, located: str) -> tuple[mmap.mmap, int]:
+    """The file and its inode. Raises: NotFound, CorruptData, StorageError."""
+    with storage_errors("read file", located):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if found.st_size >= FILE_SIZE:
+                return mmap.mmap(fd, FILE_SIZE, prot=mmap.PROT_READ), found.st_ino
+        finally:
+            os.close(fd)
+    raise _damaged(located)
 
 
 def now() -> int:

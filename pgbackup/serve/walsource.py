@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pgbackup.errors import ClientError, CorruptData, NotFound
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind
-from pgbackup.replication.published import ReceiverPositions, read_positions
+from pgbackup.replication.published import PositionsReader, ReceiverPositions
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
 
@@ -56,11 +56,10 @@ class WalSource:
         self.segment_size = facts.wal_segment_size
         self._cluster = cluster
         self._archive = cluster.archive
-        self._positions_path = None
+        self._reader = None
         if cluster.storage.features.local_path is not None:
-            self._positions_path = (
-                f"{cluster.storage.features.local_path}/{layout.receiver_positions(cluster.system)}"
-            )
+            published = layout.receiver_positions(cluster.system)
+            self._reader = PositionsReader(f"{cluster.storage.features.local_path}/{published}")
         ends = self._ends()
         newest = max(ends, default=Timeline(1))
         self.history = self._read_history(newest)
@@ -68,7 +67,6 @@ class WalSource:
         self.switch, self.next_timeline = self._left(self.history)
         self._whole = ends.get(self.timeline, Lsn(0))
         self.flushed = max(self._whole, self._begin_of_timeline())
-        self._seen: tuple[Timeline, Lsn] | None = None
         self.look()
 
     def check_start(self, start: Lsn) -> None:
@@ -98,7 +96,6 @@ class WalSource:
     def look(self) -> ReceiverPositions | None:
         """See what has come: positions first, so that they are never beyond a new history."""
         positions = self._published()
-        self._seen = _moves(positions)
         timeline = self.history.timeline
         while self._archive.find(Timeline(timeline + 1).history_name) is not None:
             timeline = Timeline(timeline + 1)
@@ -142,7 +139,7 @@ class WalSource:
 
     def has_news(self) -> bool:
         """Tell whether a receiver has published since the last look, which is cheap to find out."""
-        return _moves(self._published()) != self._seen
+        return self._reader is not None and self._reader.has_moved()
 
     def contents(self, extent: WalExtent, start: Lsn) -> Iterator[bytes]:
         """The bytes from a position to the end of an extent, or beyond it.
@@ -224,9 +221,7 @@ class WalSource:
         return TimelineHistory.parse(timeline, self._archive.read(timeline.history_name))
 
     def _published(self) -> ReceiverPositions | None:
-        if self._positions_path is None:
-            return None
-        positions = read_positions(self._positions_path)
+        positions = None if self._reader is None else self._reader.read()
         if positions is not None and positions.system_identifier == self._cluster.system:
             return positions
         return None
@@ -237,7 +232,3 @@ def _flushed_in(segment: Segment, positions: ReceiverPositions | None) -> Lsn | 
     if positions is None or positions.timeline != segment.timeline:
         return None
     return positions.flushed if segment.start <= positions.flushed <= segment.end else None
-
-
-def _moves(positions: ReceiverPositions | None) -> tuple[Timeline, Lsn] | None:
-    return None if positions is None else (positions.timeline, positions.flushed)

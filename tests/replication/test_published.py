@@ -8,7 +8,13 @@ import pytest
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
-from pgbackup.replication.published import FILE_SIZE, PositionsWriter, now, read_positions
+from pgbackup.replication.published import (
+    FILE_SIZE,
+    PositionsReader,
+    PositionsWriter,
+    now,
+    read_positions,
+)
 
 SYSTEM = 2**64 - 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,3 +112,27 @@ def test_every_reading_is_of_one_moment(tmp_path: Path) -> None:
             process.kill()
     assert len(seen) > 100
     assert read_positions(path) is not None, "a writer that was killed leaves its last word"
+
+
+def test_a_reader_that_stays_sees_moves_and_the_next_receiver(tmp_path: Path) -> None:
+    path = tmp_path / "positions"
+    reader = PositionsReader(path)
+    assert reader.read() is None
+    assert not reader.has_moved()
+    for flushed in (Lsn(5), Lsn(2)):
+        writer = PositionsWriter(path, 7)
+        assert reader.read() is None
+        for more in (0, 1):
+            position = Lsn(flushed + more)
+            writer.publish(WalPosition(Timeline(1), position), position, position)
+            assert reader.has_moved()
+            found = reader.read()
+            assert found is not None
+            assert found.flushed == position
+            assert not reader.has_moved()
+        writer.close()
+    path.unlink()
+    assert reader.read() is None
+    path.write_bytes(b"short")
+    with pytest.raises(CorruptData):
+        reader.read()
