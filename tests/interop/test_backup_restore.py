@@ -50,15 +50,26 @@ def stock_verify(directory: Path, major: int, *options: str) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
+@pytest.mark.parametrize("local", [False, True], ids=["server", "pgdata"])
 def test_a_loaded_server_comes_back_whole(
-    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path, local: bool
 ) -> None:
     server = cluster_factory(major)
+    source = ("--pgdata", server.pgdata) if local else ()
     first, second = make_loaded(server)
     server.pgbench(clients=2, seconds=60)
     with Ledger(server) as ledger:
         answer = succeed(
-            tmp_path, "backup", "-d", server.conninfo(), "-c", "fast", "-r", "15M", "--json"
+            tmp_path,
+            "backup",
+            "-d",
+            server.conninfo(),
+            "-c",
+            "fast",
+            *source,
+            "-r",
+            "15M",
+            "--json",
         )
         rows_at_end = len(ledger.after)
         server.poll_until(f"SELECT count(*) > {rows_at_end} FROM ledger")

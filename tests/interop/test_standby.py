@@ -11,6 +11,8 @@ from tests.interop.servers import check_structure
 
 pytestmark = pytest.mark.interop
 STREAMING = "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming'"
+LOCAL = pytest.mark.parametrize("local", [False, True], ids=["server", "pgdata"])
+"""Whether the data directory is read by the server or by ourselves."""
 EDGES = pytest.mark.parametrize("major", [13, 18], ids=["pg13", "pg18"])
 
 
@@ -28,8 +30,14 @@ def catch_up(primary: Cluster, standby: Cluster) -> None:
     standby.poll_until(f"SELECT pg_last_wal_replay_lsn() >= '{position}'")
 
 
-def backup(directory: Path, server: Cluster, *options: object) -> Answer:
-    return run(directory, "backup", "-d", server.conninfo(), "-c", "fast", "--json", *options)
+def words(server: Cluster, local: bool) -> tuple[object, ...]:
+    """The command line of a backup."""
+    source = ("--pgdata", server.pgdata) if local else ()
+    return ("backup", "-d", server.conninfo(), "-c", "fast", *source)
+
+
+def backup(directory: Path, server: Cluster, local: bool, *options: object) -> Answer:
+    return run(directory, *words(server, local), "--json", *options)
 
 
 def labels(directory: Path) -> list[str]:
@@ -37,16 +45,17 @@ def labels(directory: Path) -> list[str]:
     return [each["label"] for each in listed]
 
 
+@LOCAL
 @EDGES
 def test_a_backup_of_a_standby_keeps_its_unfinished_segment(
-    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path, local: bool
 ) -> None:
     primary = cluster_factory(major)
     primary.sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) AS n")
     with make_standby(primary) as standby:
         primary.sql("INSERT INTO t SELECT n FROM generate_series(1001, 2000) AS n")
         catch_up(primary, standby)
-        answer = backup(tmp_path, standby)
+        answer = backup(tmp_path, standby, local)
         assert answer.status == 0, answer.err
     document = answer.document["backup"]
     (tail,) = tmp_path.glob(f"pgbackup-repo/*/backups/{document['label']}/*.partial")
@@ -64,14 +73,15 @@ def test_a_backup_of_a_standby_keeps_its_unfinished_segment(
         check_structure(restored)
 
 
+@LOCAL
 def test_a_backup_of_a_busy_standby_can_be_restored(
-    cluster_factory: ClusterFactory, tmp_path: Path
+    cluster_factory: ClusterFactory, tmp_path: Path, local: bool
 ) -> None:
     primary = cluster_factory(16)
     primary.pgbench_init()
     with make_standby(primary) as standby:
         primary.pgbench(clients=2, seconds=60)
-        answer = backup(tmp_path, standby, "-r", "20M")
+        answer = backup(tmp_path, standby, local, "-r", "20M")
         assert answer.status == 0, answer.err
     assert answer.document["backup"]["wal"], "whole segments, too"
     succeed(tmp_path, "verify")
@@ -82,14 +92,15 @@ def test_a_backup_of_a_busy_standby_can_be_restored(
         check_structure(restored)
 
 
+@LOCAL
 @EDGES
 def test_a_promotion_during_the_backup_fails_it(
-    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path, local: bool
 ) -> None:
     primary = cluster_factory(major)
     primary.pgbench_init()
     with make_standby(primary) as standby:
-        under_way = begin(tmp_path, "backup", "-d", standby.conninfo(), "-c", "fast", "-r", "5M")
+        under_way = begin(tmp_path, *words(standby, local), "-r", "5M")
         try:
             standby.poll_until(STREAMING)
             standby.promote()
@@ -100,14 +111,15 @@ def test_a_promotion_during_the_backup_fails_it(
         assert "standby was promoted" in message
         assert labels(tmp_path) == []
         assert not list(tmp_path.glob("pgbackup-repo/*/backups/*"))
-        again = backup(tmp_path, standby)
+        again = backup(tmp_path, standby, local)
         assert again.status == 0, again.err
         assert labels(tmp_path) == [again.document["backup"]["label"]]
 
 
+@LOCAL
 @EDGES
 def test_a_backup_on_a_later_timeline_has_its_history(
-    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path, local: bool
 ) -> None:
     primary = cluster_factory(major)
     primary.sql("CREATE TABLE t AS SELECT 1 AS n")
@@ -115,9 +127,9 @@ def test_a_backup_on_a_later_timeline_has_its_history(
         standby.promote()
         standby.poll_until("SELECT NOT pg_is_in_recovery()")
         standby.sql("INSERT INTO t VALUES (2)")
-        answer = backup(tmp_path, standby)
+        answer = backup(tmp_path, standby, local)
         assert answer.status == 0, answer.err
-        again = backup(tmp_path, standby)
+        again = backup(tmp_path, standby, local)
         assert again.status == 0, again.err
     document = answer.document["backup"]
     assert (document["timeline"], document["stop_timeline"]) == (2, 2)
@@ -133,16 +145,15 @@ def test_a_backup_on_a_later_timeline_has_its_history(
         assert restored.sql("SELECT sum(n) FROM t") == [(3,)]
 
 
+@LOCAL
 def test_a_standby_that_follows_a_promotion_during_its_backup_can_be_restored(
-    cluster_factory: ClusterFactory, tmp_path: Path
+    cluster_factory: ClusterFactory, tmp_path: Path, local: bool
 ) -> None:
     primary = cluster_factory(17)
     primary.pgbench_init()
     with make_standby(primary) as middle, middle.standby(tmp_path / "last") as last:
         last.start()
-        under_way = begin(
-            tmp_path, "backup", "-d", last.conninfo(), "-c", "fast", "-r", "12M", "--json"
-        )
+        under_way = begin(tmp_path, *words(last, local), "-r", "12M", "--json")
         try:
             last.poll_until(STREAMING)
             middle.promote()
