@@ -42,8 +42,10 @@ _LAST_WORDS = ("FATAL", "PANIC")
 _AUTHENTICATION_TEXTS = {
     "password authentication failed": "Check the password in ~/.pgpass or PGPASSFILE, or give -W.",
     "no password supplied": "Put the password into ~/.pgpass or PGPASSFILE, or give -W.",
-    "no pg_hba.conf entry": "Add a line 'host replication USER ADDRESS scram-sha-256' to"
-    " pg_hba.conf and reload the server.",
+    "no pg_hba.conf entry for replication": "Add a line 'host replication USER ADDRESS"
+    " scram-sha-256' to pg_hba.conf and reload the server.",
+    "no pg_hba.conf entry": "Add a line 'host DATABASE USER ADDRESS scram-sha-256' to pg_hba.conf"
+    " and reload the server.",
     "must be superuser or replication role": "Run: ALTER ROLE {user} REPLICATION;",
     "permission denied to start WAL sender": "Run: ALTER ROLE {user} REPLICATION;",
     "certificate": "Check sslrootcert, sslcert and sslkey here, and the server's certificate.",

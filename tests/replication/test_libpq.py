@@ -253,7 +253,19 @@ def test_a_role_that_pg_hba_does_not_name_is_told_so(strict_server: Cluster) -> 
     error = failure(strict_server.conninfo(user="rejected"))
     assert isinstance(error, AuthenticationFailed)
     assert "no pg_hba.conf entry" in error.message
-    assert "pg_hba.conf" in str(error.hint)
+    assert "'host replication USER ADDRESS scram-sha-256'" in str(error.hint)
+    conninfo = strict_server.conninfo("postgres", user="rejected")
+    with pytest.raises(AuthenticationFailed, match=r"no pg_hba\.conf entry") as info:
+        LibpqTransport().connect(conninfo, "", replicates=False)
+    assert "'host DATABASE USER ADDRESS scram-sha-256'" in str(info.value.hint)
+
+
+def test_an_ordinary_session_needs_no_right_to_replicate(strict_server: Cluster) -> None:
+    transport = LibpqTransport()
+    conninfo = strict_server.conninfo("postgres", user="powerless", replication="true")
+    transport.connect(conninfo, "", replicates=False)
+    assert show(transport, "max_wal_senders") == "10"
+    transport.disconnect()
 
 
 def test_an_unknown_role_is_named_as_such(strict_server: Cluster) -> None:
