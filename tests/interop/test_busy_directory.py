@@ -40,15 +40,15 @@ def test_every_backup_of_a_busy_directory_is_whole(
     server = cluster_factory(major, wal_segsize_mb=SEGMENT_MB, settings={"max_wal_size": "512MB"})
     space = server.pgdata.parent / "space"
     Busy.prepare(server, space)
-    with Ledger(server) as ledger, Busy(server) as load:
-        wait_for(lambda: load.is_under_way, 120)
+    with Ledger(server) as ledger:
         for number, options in enumerate(islice(cycle(OPTIONS), BACKUPS)):
             directory = tmp_path / str(number)
             directory.mkdir()
-            document = back_up(server, directory, *options)
+            with Busy(server) as load:
+                wait_for(lambda: load.is_under_way, 120)
+                document = back_up(server, directory, *options)
             check_copy(directory, major, space, document, ledger)
             shutil.rmtree(directory)
-            load.check()
 
 
 def back_up(server: Cluster, directory: Path, *options: str) -> dict[str, str]:
@@ -58,15 +58,15 @@ def back_up(server: Cluster, directory: Path, *options: str) -> dict[str, str]:
     assert answer.err == ""
     document: dict[str, str] = answer.document["backup"]
     assert not document["page_checksum_failures"]
-    (report,) = succeed(directory, "verify", "--pages", "--json").document["verified"]
-    assert report["pages"]["checked"] > CORE
     return document
 
 
 def check_copy(
     directory: Path, major: int, space: Path, document: dict[str, str], ledger: Ledger
 ) -> None:
-    """The backup restored and started has what it must, and no more."""
+    """The backup is right as it is stored; restored and started, it has what it must."""
+    (report,) = succeed(directory, "verify", "--pages", "--json").document["verified"]
+    assert report["pages"]["checked"] > CORE
     target = directory / "data"
     moved = f"{space}={directory / 'space'}"
     succeed(directory, "restore", "-D", target, "-T", moved)
