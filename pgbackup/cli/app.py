@@ -40,6 +40,7 @@ VERBS = {
     "wal-push": "wal_push",
     "wal-get": "wal_get",
     "receive-wal": "receive_wal",
+    "serve": "serve",
     "slot": "slot",
     "wal": "wal",
     "status": "status",

@@ -84,18 +84,24 @@ class StoredBackupSource:
         """Whether the stored tablespace_map has to make room for links."""
         return bool(self._backup.record.tablespaces) and not self._command.tablespace_map
 
+    @property
+    def _may_change(self) -> bool:
+        """Whether the main archive may have to be another one than the stored."""
+        return self._wal is not None or self._needs_links
+
     def _send(self, archive: StoredArchive, sink: Sink, state: BackupState) -> None:
         stored = StoredPieces(sink, archive)
         pieces: Pieces = stored if self._as_stored else PlainPieces(sink, archive)
         sender = _RangeSender(archive, pieces, state)
-        if not (_is_main(archive) and (self._wal is not None or self._needs_links)):
+        entries = self._backup.index(archive) if _is_main(archive) and self._may_change else []
+        map_entry = _find_map(entries) if self._needs_links else None
+        if not entries or (map_entry is None and self._wal is None):
             sender.send(0, archive.record.size)
             pieces.end()
             if self._as_stored:
                 stored.put_stored(archive.seek_table())
             return
-        entries = self._backup.index(archive)
-        start, map_entry = 0, _find_map(entries) if self._needs_links else None
+        start = 0
         if map_entry is not None:
             sender.header(map_entry)  # or something else would be left out
             sender.send(0, map_entry.offset)
@@ -105,6 +111,7 @@ class StoredBackupSource:
             pieces.put(memoryview(data))
             state.bytes_done += len(data)
         pieces.put(memoryview(END_OF_ARCHIVE))
+        state.bytes_done += len(END_OF_ARCHIVE)
         pieces.end()
 
     def _added(self, like: TarHeader, *, has_links: bool) -> Iterator[bytes]:
