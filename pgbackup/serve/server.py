@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError
@@ -67,7 +68,8 @@ class Server:
         cut_off = 0
         with self._lock:
             for stream in self._clients.values():
-                stream.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # it has gone by itself
+                    stream.shutdown(socket.SHUT_RDWR)
                 cut_off += 1
         for thread in self._threads():
             thread.join()
@@ -85,7 +87,7 @@ class Server:
                 self._clients[thread] = stream
         if is_full:
             error = ClientError("sorry, too many clients already", sqlstate="53300")
-            with stream:
+            with stream, suppress(OSError):
                 stream.setblocking(False)
                 stream.send(backend.error_response(error, fatal=True))
             return
