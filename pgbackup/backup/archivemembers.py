@@ -1,6 +1,6 @@
 """Puts the members of our own base backup into its archives, and keeps account of them.
 
-Files are opened ahead and read then or later; what is known of each, once it is read, goes into the
+Files are opened here and read here or later; what is known of each, once it is read, goes into the
 manifest and the warnings in the order of the archives.
 
 Source: basebackup.c, sendFile and sendFileWithContent (PostgreSQL 18)
@@ -27,18 +27,12 @@ from pgbackup.pg.tar import BLOCK_SIZE, FILE, TarHeader, padding
 from pgbackup.stream.packer import Packer
 
 SMALL_FILE: Final = 64 * 1024
-"""Bytes up to which a file is read ahead; of a larger one, each frame's thread reads its part."""
+"""Bytes up to which a file is read at once: to hand it to another thread would cost more."""
 
 MAX_OPEN: Final = 256
 """Files that wait to be read; with more, files of up to MAX_READ_AT_ONCE bytes do not wait."""
 
 MAX_READ_AT_ONCE: Final = 1 << 20
-
-OPEN_FILE: Final = 128 * 1024
-"""Weight of an open file, so that not too many are."""
-
-OBJECTS: Final = 1024
-"""Bytes that Python takes for a member, more or less."""
 
 
 class _Sent(NamedTuple):
@@ -48,27 +42,6 @@ class _Sent(NamedTuple):
     mtime: int
     file: DataFile
     is_deferred: bool
-
-
-class Prepared(NamedTuple):
-    """A member that can be put.
-
-    content: its bytes; of a file that is read later only the header.
-    """
-
-    content: bytes | bytearray
-    sent: _Sent | None = None
-
-    @property
-    def weight(self) -> int:
-        """What it costs to hold it, in bytes."""
-        is_open = self.sent is not None and self.sent.is_deferred
-        return len(self.content) + (OPEN_FILE if is_open else OBJECTS)
-
-    def close(self) -> None:
-        """Give it up."""
-        if self.sent is not None:
-            self.sent.file.close()
 
 
 class ArchiveMembers:
@@ -82,49 +55,34 @@ class ArchiveMembers:
         self._reading = reading
         self._builder = ManifestBuilder(data.major, data.control.system_identifier)
         self._sent: deque[_Sent] = deque()
-        self._opened = 0
-        self._settled = 0
+        self._waiting = 0
         self._warnings: list[str] = []
         self.bad_count = 0
 
-    def prepare(self, tablespace: int | None, entries: Iterable[Entry]) -> Iterator[Prepared]:
-        """Open files, and read the small ones; on another thread than all that follows.
-
-        Raises: PgbackupError.
-        """
-        for entry in entries:
-            header = entry.header
-            if header.type != FILE:
-                yield Prepared(header.encode())
-                continue
-            try:
-                file = DataFile(entry.path, header.size, entry.pages, self._reading)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise source_error("open file", os.fsdecode(entry.path), error) from error
-            size, path = header.size, data_path(tablespace, header.name)
-            is_full = self._opened - self._settled >= MAX_OPEN
-            if size > (MAX_READ_AT_ONCE if is_full else SMALL_FILE):
-                self._opened += 1
-                sent = _Sent(path, header.mtime, file, is_deferred=True)
-                yield Prepared(header.encode(), sent)
-            else:
-                content = bytearray(header.encode()) + bytes(size + padding(size))
-                file.read(0, memoryview(content)[BLOCK_SIZE : BLOCK_SIZE + size])
-                yield Prepared(content, _Sent(path, header.mtime, file, is_deferred=False))
-
-    def put(self, packer: Packer, prepared: Prepared) -> None:
-        """Put a member."""
-        sent = prepared.sent
-        if sent is not None:
-            self._sent.append(sent)
-        packer.put(prepared.content)
-        if sent is None:
+    def send(self, packer: Packer, tablespace: int | None, entry: Entry) -> None:
+        """Put one member that a walk has found. Raises: PgbackupError."""
+        header = entry.header
+        if header.type != FILE:
+            packer.put(header.encode())
             return
-        if sent.is_deferred:
-            packer.defer(sent.file.size, PAGE_SIZE, sent.file.later)
-            packer.put(bytes(padding(sent.file.size)))
+        try:
+            file = DataFile(entry.path, header.size, entry.pages, self._reading)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise source_error("open file", os.fsdecode(entry.path), error) from error
+        size = header.size
+        limit = SMALL_FILE if self._waiting < MAX_OPEN else MAX_READ_AT_ONCE
+        path = data_path(tablespace, header.name)
+        self._sent.append(_Sent(path, header.mtime, file, is_deferred=size > limit))
+        packer.put(header.encode())
+        if size > limit:
+            self._waiting += 1
+            packer.defer(size, PAGE_SIZE, file.later)
+        else:
+            for offset in range(0, size or 1, SMALL_FILE):
+                file.read(offset, packer.room(min(SMALL_FILE, size - offset)))
+        packer.put(bytes(padding(size)))
         self._settle()
 
     def put_content(self, packer: Packer, name: str, content: bytes) -> None:
@@ -170,7 +128,7 @@ class ArchiveMembers:
         """Account for files that have been read, but for those behind one that has not."""
         while self._sent and self._sent[0].file.is_read:
             path, mtime, file, is_deferred = self._sent.popleft()
-            self._settled += is_deferred
+            self._waiting -= is_deferred
             self._add(path, file.size, mtime, file.checksum())
             if file.bad_count or file.odd_block:
                 self._warnings += _file_warnings(path, file)

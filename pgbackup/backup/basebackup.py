@@ -13,14 +13,12 @@ Source: basebackup.c, perform_base_backup (PostgreSQL 18)
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pgbackup.backup.archivemembers import ArchiveMembers, member_size
 from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.datafile import Reading
 from pgbackup.backup.directread import DirectReads
-from pgbackup.backup.entries import Entry, Walk
-from pgbackup.backup.lookahead import LookAhead
+from pgbackup.backup.entries import Walk
 from pgbackup.backup.members import BACKUP_LABEL
 from pgbackup.backup.outstanding import Outstanding
 from pgbackup.backup.receive import BackupOutcome
@@ -32,9 +30,6 @@ from pgbackup.pg.tar import END_OF_ARCHIVE
 from pgbackup.stream.packer import Packer
 from pgbackup.stream.sink import BackupState, Sink, Tablespace
 from pgbackup.stream.throttle import Throttle
-
-AHEAD: Final = 24 << 20
-"""Bytes of small files that are read while large ones are compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,9 @@ class DirectoryBackup:
             packer = Packer(sink)
             if tablespace.oid is None and self._session.label is not None:
                 members.put_content(packer, BACKUP_LABEL, self._session.label)
-            self._send_all(packer, members, tablespace.oid, walk.entries(tablespace))
+            for entry in walk.entries(tablespace):
+                members.send(packer, tablespace.oid, entry)
+                self._check_session()
             if tablespace.oid is None:
                 stop = self._finish(packer, members)
             packer.put(END_OF_ARCHIVE)
@@ -108,23 +105,6 @@ class DirectoryBackup:
         warnings = (*walk.warnings, *members.warnings())
         is_damaged, has_label = members.bad_count > 0, self._session.label is not None
         return BackupOutcome(start, stop, tablespaces, warnings, is_damaged, has_label)
-
-    def _send_all(
-        self,
-        packer: Packer,
-        members: ArchiveMembers,
-        tablespace: int | None,
-        entries: Iterator[Entry],
-    ) -> None:
-        ahead = LookAhead(members.prepare(tablespace, entries), lambda each: each.weight, AHEAD)
-        try:
-            with ahead:
-                for prepared in ahead:
-                    members.put(packer, prepared)
-                    self._check_session()
-        finally:
-            for prepared in ahead.left():
-                prepared.close()
 
     def close(self) -> None:
         """Close what is open; no thread may be reading."""

@@ -30,11 +30,10 @@ class Packer:
         start, self._fill = self._fill, self._fill + length
         return self._buffer[start : self._fill]
 
-    def put(self, data: bytes | bytearray) -> None:
+    def put(self, data: bytes) -> None:
         """Append bytes of any length."""
-        whole = memoryview(data)
         for offset in range(0, len(data), LARGEST_ROOM):
-            piece = whole[offset : offset + LARGEST_ROOM]
+            piece = data[offset : offset + LARGEST_ROOM]
             self.room(len(piece))[:] = piece
 
     def defer(self, length: int, page: int, later: Callable[[int, int], Fill]) -> None:
