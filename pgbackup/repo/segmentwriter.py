@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pgbackup.errors import Conflict, CorruptData
+from pgbackup.errors import Conflict, CorruptData, NotFound
 from pgbackup.repo.seal import SealingCompressor, sealed_frame
 from pgbackup.repo.storedwal import StoredWal
 from pgbackup.storage.api import Bytes, ObjectWriter
@@ -129,10 +129,15 @@ class _StoringWriter(SegmentWriter):
             raise
 
     def _expect_same(self, stored: str) -> None:
-        """Compare with what somebody else stored meanwhile."""
-        if not self._is_content(self._file.object_chunks(stored)):
+        """Compare with what somebody else stored, and perhaps compresses at this moment."""
+        try:
+            is_same = self._is_content(self._file.object_chunks(stored))
+            self._file.storage.sync(stored)
+        except NotFound:
+            is_same = self._is_content(self._file.chunks())
+            self._file.sync()
+        if not is_same:
             raise self._conflict("Archive the new one again to have it kept aside.")
-        self._file.storage.sync(stored)
 
     @abstractmethod
     def _is_content(self, chunks: Iterator[bytes]) -> bool:

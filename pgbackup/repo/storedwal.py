@@ -56,7 +56,10 @@ class StoredWal:
 
     def sync(self) -> None:
         """Make the file durable that somebody else archived. Raises: NotFound, StorageError."""
-        self.storage.sync(self._find_existing())
+        try:
+            self.storage.sync(self._find_existing())
+        except NotFound:  # its compressed form took its place
+            self.storage.sync(self._find_existing())
 
     def delete(self) -> None:
         """Remove the file for good, in both forms. Raises: StorageError."""

@@ -192,6 +192,54 @@ def test_two_forms_stored_at_the_same_moment_are_compared(content: bytes) -> Non
     assert read(archive) == content
 
 
+class Compressing(MemoryStorage):
+    """A receiver beside us compresses the plain segment right after a given look at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def exists(self, name: str) -> bool:
+        found = super().exists(name)
+        if found and name.endswith(NAME):
+            self.looks -= 1
+            if self.looks == 0:
+                WalArchive(self, SYSTEM).compress(NAME, MIB, 1)
+        return found
+
+
+@pytest.mark.parametrize("content", [CONTENT, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize("looks", [1, 2, 3])
+@pytest.mark.parametrize("second", LEVELS)
+def test_a_segment_that_is_compressed_while_it_is_compared_is_found(
+    second: int | None, looks: int, content: bytes
+) -> None:
+    storage = Compressing(looks)
+    archive = WalArchive(storage, SYSTEM)
+    with archive.segment_writer(SEGMENT, second) as slow:
+        slow.write(content)
+        with archive.segment_writer(SEGMENT, None) as quick:
+            quick.write(CONTENT)
+            quick.commit()
+        if content == CONTENT:
+            slow.commit()
+        else:
+            with pytest.raises(Conflict):
+                slow.commit()
+    assert read(archive) == CONTENT
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_segment_that_is_compressed_while_it_is_pushed_again_is_found(looks: int) -> None:
+    storage = Compressing(0)
+    archive = WalArchive(storage, SYSTEM)
+    push(archive, CONTENT, None)
+    storage.looks = looks
+    push(archive, CONTENT, 1)
+    assert storage.looks <= 0
+    assert read(archive) == CONTENT
+
+
 @pytest.mark.parametrize("contents", [(CONTENT, OTHER), (CONTENT, CONTENT)], ids=["other", "same"])
 def test_of_two_writers_at_once_one_wins_and_the_other_knows(
     storage: Storage, contents: tuple[bytes, bytes]
