@@ -13,6 +13,7 @@ from pgbackup.serve.listener import UnixListener, user_name
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.session import Gate
+from pgbackup.serve.walnews import WalNews
 
 DEFAULT_PORT = 5432
 DEFAULT_GRACE = 60
@@ -50,8 +51,9 @@ def serve(
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     offer = Offer(cluster, label)
     tell = _silent if quiet else _tell
-    server = Server(offer, Gate({}, user_name(), b""), tell)
-    with StopRequest() as stop, Signals(stop):
+    news = WalNews(cluster)
+    server = Server(offer, Gate({}, user_name(), b""), news, tell)
+    with StopRequest() as stop, Signals(stop), news:
         listener = UnixListener(str(options.absolute(listen)), port)
         tell(f"serving PostgreSQL {offer.server_version} to: -h {listen} -p {port}")
         try:

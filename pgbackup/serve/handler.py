@@ -15,6 +15,7 @@ from pgbackup.serve.offer import Offer
 from pgbackup.serve.sendbackup import send_backup
 from pgbackup.serve.slots import Slots
 from pgbackup.serve.users import Right, User
+from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsender import WalSender
 from pgbackup.wire import backend, frontend, results
 from pgbackup.wire.basebackup import BaseBackup
@@ -51,11 +52,13 @@ class Handler:
         offer: Offer,
         user: User,
         pid: int,
+        news: WalNews,
         stopping: threading.Event,
     ) -> None:
         self._connection = connection
         self._offer = offer
         self._user = user
+        self._news = news
         self._stopping = stopping
         self._slots = Slots(offer.cluster, pid)
 
@@ -148,7 +151,7 @@ class Handler:
                 self._complete("BASE_BACKUP")
             case StartPhysicalReplication():
                 self._check(Right.WAL)
-                sender = WalSender(self._connection, offer, self._slots, self._stopping)
+                sender = WalSender(self._connection, offer, self._slots, self._news, self._stopping)
                 return sender.run(command)
             case CreateLogicalSlot() | StartLogicalReplication():
                 raise ClientError(

@@ -19,6 +19,7 @@ from pgbackup.serve.connection import Connection
 from pgbackup.serve.handler import Handler
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.session import Admitted, Client, Ended, Gate, Reply, Session, greeting
+from pgbackup.serve.walnews import WalNews
 from pgbackup.wire import backend
 
 MAX_CLIENTS: Final = 100
@@ -41,8 +42,9 @@ class Listener(Protocol):
 class Server:
     """Serves an offer to all clients that the gate lets in."""
 
-    def __init__(self, offer: Offer, gate: Gate, report: Report) -> None:
+    def __init__(self, offer: Offer, gate: Gate, news: WalNews, report: Report) -> None:
         self._offer = offer
+        self._news = news
         self._gate = gate
         self._report = report
         self._stopping = threading.Event()
@@ -141,4 +143,4 @@ class Server:
                 secrets.token_bytes(KEY_LENGTH),
             )
         )
-        Handler(connection, offer, admitted.user, pid, self._stopping).run()
+        Handler(connection, offer, admitted.user, pid, self._news, self._stopping).run()

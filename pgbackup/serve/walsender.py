@@ -17,6 +17,7 @@ from pgbackup.pg.lsn import Lsn, WalPosition
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.slots import HeldSlot, Slots
+from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsource import WalSource
 from pgbackup.serve.walstream import WalPiece, WalStream
 from pgbackup.wire import backend, frontend, results
@@ -44,11 +45,17 @@ class WalSender:
     """
 
     def __init__(
-        self, connection: Connection, offer: Offer, slots: Slots, stopping: threading.Event
+        self,
+        connection: Connection,
+        offer: Offer,
+        slots: Slots,
+        news: WalNews,
+        stopping: threading.Event,
     ) -> None:
         self._connection = connection
         self._offer = offer
         self._slots = slots
+        self._news = news
         self._stopping = stopping
         self._poll = select.poll()
         self._slot: HeldSlot | None = None
@@ -78,7 +85,7 @@ class WalSender:
         self._connection.send(backend.copy_both_response())
         source.check_reached(command.start)
         self._sent, self._heard = command.start, time.monotonic()
-        with WalStream(source, command.start) as stream:
+        with WalStream(source, command.start, self._news) as stream:
             self._poll.register(self._connection, select.POLLIN)
             self._poll.register(stream, select.POLLIN)
             ends_with_server = self._stream(stream)

@@ -3,13 +3,11 @@
 Lives as long as one START_REPLICATION. A piece is in a page buffer with room in front of it for the
 headers of its message, ends at a page boundary if more is to come, and never crosses a segment. The
 last piece of what a file gives is handed on when the file is proven, so that a client never
-completes a segment that is damaged here. Where WAL ends it waits; new WAL is found by looking,
-because the positions of a receiver are in a mapped file, of which the kernel tells nobody.
+completes a segment that is damaged here. Where WAL ends it waits for news.
 """
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
@@ -18,6 +16,7 @@ from typing import NamedTuple, Self
 from pgbackup.errors import CorruptData, NotFound
 from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Lsn
+from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsource import WalExtent, WalSource
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 
@@ -29,12 +28,6 @@ HEADROOM = 5 + 25
 
 BUFFERS = 16
 """Two megabytes for each client."""
-
-LOOK_INTERVAL = 0.004
-"""Seconds between two looks at what a receiver has published, at the end of WAL."""
-
-LONG_INTERVAL = 0.1
-"""Seconds between two looks at the archive there: for whole segments, and for new timelines."""
 
 
 class WalPiece(NamedTuple):
@@ -51,10 +44,12 @@ class WalStream:
     Always: pieces join, from the start on.
     """
 
-    def __init__(self, source: WalSource, start: Lsn) -> None:
+    def __init__(self, source: WalSource, start: Lsn, news: WalNews) -> None:
         """Start nothing yet. Raises: ClientError if the start cannot be."""
         source.check_start(start)
         self.source = source
+        self._news = news
+        self._looked: int | None = None
         self._next = start
         self._pool = BufferPool(BUFFERS, PIECE_SIZE, headroom=HEADROOM)
         self._ready: deque[WalPiece] = deque()
@@ -83,6 +78,11 @@ class WalStream:
                 self._forget()
             return None
 
+    def has_all(self, number: int = 0) -> bool:
+        """Tell whether everything has been taken that was there at some news, or at any look."""
+        with self._guard:
+            return self._looked is not None and self._looked >= number and not self._ready
+
     @property
     def is_over(self) -> bool:
         """Tell whether all of a timeline that was left has been taken."""
@@ -105,6 +105,7 @@ class WalStream:
             self._closing.set()
             while self._ready:
                 self._ready.popleft().buffer.release()
+        self._news.wake()
         self._thread.join()
         os.close(self._event)
         if kind is None:
@@ -137,19 +138,23 @@ class WalStream:
 
     def _read_on(self) -> None:
         while not self._closing.is_set():
+            number = self._news.number
             extent = self.source.find(self._next)
             if extent is not None:
+                self._looked = None
                 self._read(extent)
             elif self.source.is_over(self._next):
                 return
             else:
-                self._wait()
+                self._wait(number)
 
-    def _wait(self) -> None:
-        until = time.monotonic() + LONG_INTERVAL
-        while not self._closing.wait(LOOK_INTERVAL) and time.monotonic() < until:
-            if self.source.has_news():
-                return
+    def _wait(self, number: int) -> None:
+        """Say that there is no more now, and wait for it."""
+        with self._guard:
+            if self._looked != number:
+                self._looked = number
+                os.eventfd_write(self._event, 1)
+        self._news.wait(number, self._closing)
 
     def _read(self, extent: WalExtent) -> None:
         start = self._next

@@ -14,6 +14,7 @@ from pgbackup.serve.offer import Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.session import Gate
 from pgbackup.serve.users import User
+from pgbackup.serve.walnews import WalNews
 
 PORT = 5432
 GRACE = 20.0
@@ -31,7 +32,8 @@ class Running:
         self._directory = tempfile.TemporaryDirectory(prefix="pgb-serve-")  # a short path
         self.directory = Path(self._directory.name) / "new"
         gate = Gate({user.name: user for user in users}, user_name(), b"only for this test")
-        self.server = Server(Offer(cluster), gate, self.reports.append)
+        self.news = WalNews(cluster)
+        self.server = Server(Offer(cluster), gate, self.news, self.reports.append)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -63,6 +65,7 @@ class Running:
             transport.disconnect()
 
     def _run(self) -> None:
-        self.server.run(self._listener, self._over.is_set)
-        self._listener.close()
-        self.cut_off = self.server.finish(GRACE)
+        with self.news:
+            self.server.run(self._listener, self._over.is_set)
+            self._listener.close()
+            self.cut_off = self.server.finish(GRACE)

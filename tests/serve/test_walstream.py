@@ -13,7 +13,8 @@ from pgbackup.errors import ClientError, CorruptData
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.replication.published import PositionsWriter
 from pgbackup.repo import layout
-from pgbackup.serve import walstream
+from pgbackup.serve import walnews
+from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsource import WalSource
 from pgbackup.serve.walstream import PIECE_SIZE, WalStream
 from pgbackup.storage.local import LocalStorage
@@ -36,6 +37,7 @@ class Scene:
     def __init__(self, path: Path) -> None:
         self.cluster = make_cluster(LocalStorage(path))
         self.path = path
+        self.news = WalNews(self.cluster)
         self._writer: PositionsWriter | None = None
 
     def put(self, number: int, timeline: int = 1, data: bytes | None = None) -> None:
@@ -65,7 +67,7 @@ class Scene:
 
     def stream(self, start: int, timeline: int | None = None) -> WalStream:
         source = WalSource(self.cluster, None if timeline is None else Timeline(timeline))
-        return WalStream(source, Lsn(start))
+        return WalStream(source, Lsn(start), self.news)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -74,7 +76,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    with closing(Scene(tmp_path / "repo")) as made:
+    with closing(Scene(tmp_path / "repo")) as made, made.news:
         yield made
 
 
@@ -120,7 +122,7 @@ def test_of_an_unfinished_segment_comes_what_is_flushed(scene: Scene) -> None:
 def test_an_archive_without_a_receiver_goes_on_by_segments(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walstream, "LONG_INTERVAL", 0.01)
+    monkeypatch.setattr(walnews, "LONG_INTERVAL", 0.01)
     scene.put(3)
     scene.partial(4)
     with scene.stream(3 * MIB) as stream:
@@ -209,7 +211,7 @@ def test_the_last_segment_may_have_been_left_twice(scene: Scene) -> None:
 def test_a_new_history_ends_a_stream_even_behind_the_switch(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walstream, "LONG_INTERVAL", 0.01)
+    monkeypatch.setattr(walnews, "LONG_INTERVAL", 0.01)
     scene.put(3)
     scene.partial(4)
     scene.publish(4 * MIB + 500)

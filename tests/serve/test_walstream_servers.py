@@ -6,6 +6,7 @@ import pytest
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsource import WalSource
 from pgbackup.serve.walstream import WalStream
 from pgbackup.storage.local import LocalStorage
@@ -37,7 +38,8 @@ def in_pg_wal(server: Cluster, timeline: int, start: int, end: int) -> bytes:
 def stream_rounds(cluster: ClusterRepository, writer: Cluster, timeline: int, start: int) -> bytes:
     """Stream what is written meanwhile; each round has to come before the next begins."""
     found = b""
-    with WalStream(WalSource(cluster, Timeline(timeline)), Lsn(start)) as stream:
+    source = WalSource(cluster, Timeline(timeline))
+    with WalNews(cluster) as news, WalStream(source, Lsn(start), news) as stream:
         for _ in range(ROUNDS):
             end = write(writer)
             found += b"".join(pieces(stream, start + len(found), end))
@@ -58,7 +60,10 @@ def test_clients_follow_a_receiver_and_a_promoted_server(
         cluster = Repository.open(LocalStorage(tmp_path / "repo")).only_cluster()
         start = min(file.name.segment(MIB).start for file in cluster.archive.files())
         first = stream_rounds(cluster, primary, 1, start)
-        with WalStream(WalSource(cluster), Lsn(start)) as left:
+        with (
+            WalNews(cluster) as news,
+            WalStream(WalSource(cluster), Lsn(start), news) as left,
+        ):
             standby.promote()
             second_end = write(standby)
             whole = b"".join(pieces(left, start))
@@ -77,5 +82,5 @@ def test_clients_follow_a_receiver_and_a_promoted_server(
         running.process.terminate()
         assert running.wait().status == 0
         again = WalSource(cluster)
-        with WalStream(again, Lsn(begin)) as stream:
+        with WalNews(cluster) as news, WalStream(again, Lsn(begin), news) as stream:
             assert b"".join(pieces(stream, begin, again.flushed)).startswith(second)
