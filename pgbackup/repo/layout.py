@@ -1,6 +1,7 @@
 """Every object name of a repository. No other module puts a name together.
 
 pgbackup.json                        the format, and the repository's identity
+serve-users.json                     who may connect to `serve`, and what for
 <system identifier>/cluster.json     what must stay the same: major version, segment size
 <system identifier>/backups-verified.json which backups were verified, and with what result
 <system identifier>/cron.json        how the last run of `cron` ended
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 FORMAT = "pgbackup.json"
+USERS = "serve-users.json"
 MANIFEST = "backup_manifest"
 RECORD = "backup.json"
 PIN = "pin.json"

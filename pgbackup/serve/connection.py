@@ -1,6 +1,7 @@
 """The connection to one client: bytes out in order, messages in, each with a time limit.
 
-Used by one thread. Knows nothing of commands; what a message means is its caller's business.
+Over TLS once that has begun; without, buffers are sent where they lie. Used by one thread. Knows
+nothing of commands; what a message means is its caller's business.
 """
 
 import select
@@ -8,9 +9,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 
 from pgbackup.errors import ConnectionFailed
+from pgbackup.serve.tls import TlsStream
 from pgbackup.storage.api import Bytes
 from pgbackup.wire.frontend import MAX_QUERY, FrontendReader, Message
 
@@ -29,14 +32,41 @@ class Connection:
         self._send_timeout = send_timeout
         self._poll = select.poll()
         self._poll.register(opened, select.POLLIN)
+        self._tls: TlsStream | None = None
         self.reader = FrontendReader()
         opened.setblocking(False)
 
     def send(self, *parts: Bytes) -> None:
-        """Send buffers one after the other, without joining them.
+        """Send buffers one after the other. Raises: ConnectionFailed."""
+        if self._tls is None:
+            self._send_plain(parts)
+            return
+        for encrypted in self._tls.encrypt(parts):
+            self._send_plain((encrypted,))
+
+    def begin_tls(self, stream: TlsStream, received: bytes, deadline: float) -> bytes:
+        """Shake hands, and encrypt from then on; return what has arrived behind that.
+
+        received: the beginning of the client's side of it, if that has come already.
+        deadline: of time.monotonic().
 
         Raises: ConnectionFailed.
         """
+        data = received
+        while True:
+            try:
+                is_over = stream.shake_hands(data)
+            finally:  # a refusal is told, too
+                self._send_plain((stream.pending(),))
+            if is_over:
+                break
+            data = self._read_plain(deadline - time.monotonic())
+            if not data:
+                raise ConnectionFailed("could not begin TLS: the client took too long")
+        self._tls = stream
+        return stream.decrypt(b"")
+
+    def _send_plain(self, parts: Sequence[Bytes]) -> None:
         waiting = deque(memoryview(part).cast("B") for part in parts if len(part))
         while waiting:
             sent = self._send_some(list(islice(waiting, _MAX_PARTS)))
@@ -74,6 +104,17 @@ class Connection:
 
         Raises: ConnectionFailed when the client has gone.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        data = self._read_plain(timeout)
+        if self._tls is None:
+            return data
+        while data:
+            if decrypted := self._tls.decrypt(data):
+                return decrypted
+            data = self._read_plain(None if deadline is None else deadline - time.monotonic())
+        return b""
+
+    def _read_plain(self, timeout: float | None) -> bytes:
         if not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
             return b""
         try:
@@ -91,7 +132,10 @@ class Connection:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; over TLS, saying so."""
+        if self._tls is not None:
+            with suppress(OSError):
+                self._socket.send(self._tls.end())
         self._socket.close()
 
     def _send_some(self, parts: Sequence[memoryview]) -> int:

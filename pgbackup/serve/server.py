@@ -15,16 +15,18 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError
+from pgbackup.serve.admission import Admission
 from pgbackup.serve.connection import Connection
+from pgbackup.serve.entrance import Entrance
 from pgbackup.serve.handler import Handler
 from pgbackup.serve.offer import Offer
-from pgbackup.serve.session import Admitted, Client, Ended, Gate, Reply, Session, greeting
+from pgbackup.serve.session import Admitted, Client, greeting
 from pgbackup.serve.walnews import WalNews
 from pgbackup.wire import backend
 
 MAX_CLIENTS: Final = 100
-AUTHENTICATION_TIMEOUT: Final = 10.0
-"""Seconds from the first byte to the last of the beginning."""
+AUTHENTICATION_TIMEOUT: Final = 60.0
+"""Seconds that the beginning of a connection may take, however many bytes come in them."""
 
 ACCEPT_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
 KEY_LENGTH: Final = 4
@@ -33,28 +35,36 @@ Report = Callable[[str], object]
 """Takes a sentence about a client, on that client's thread."""
 
 
-class Listener(Protocol):
+class Accepts(Protocol):
     """Where clients come in."""
 
     def accept(self, timeout: float) -> tuple[socket.socket, Client] | None: ...
 
 
 class Server:
-    """Serves an offer to all clients that the gate lets in."""
+    """Serves an offer to all clients that are let in.
 
-    def __init__(self, offer: Offer, gate: Gate, news: WalNews, report: Report) -> None:
+    entrance: for connections that begin from now on; may be exchanged at any time.
+    """
+
+    def __init__(self, offer: Offer, entrance: Entrance, news: WalNews, report: Report) -> None:
+        self.entrance = entrance
         self._offer = offer
         self._news = news
-        self._gate = gate
         self._report = report
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._clients: dict[threading.Thread, socket.socket] = {}
 
-    def run(self, listener: Listener, is_over: Callable[[], bool]) -> None:
-        """Accept clients until it is over. Raises: PgbackupError."""
+    def run(self, listener: Accepts, is_over: Callable[[], bool]) -> None:
+        """Accept clients until it is over."""
         while not is_over():
-            accepted = listener.accept(ACCEPT_INTERVAL)
+            try:
+                accepted = listener.accept(ACCEPT_INTERVAL)
+            except ConnectionFailed as error:  # as of too many open files
+                self._report(error.message)
+                self._stopping.wait(ACCEPT_INTERVAL)
+                continue
             if accepted is not None:
                 self._begin(*accepted)
 
@@ -97,39 +107,17 @@ class Server:
 
     def _serve(self, stream: socket.socket, client: Client) -> None:
         connection = Connection(stream)
+        deadline = time.monotonic() + AUTHENTICATION_TIMEOUT
         try:
-            admitted = self._admit(connection, client)
-            if admitted is not None:
-                self._take_commands(connection, admitted)
+            outcome = Admission(connection, client, self.entrance).run(deadline)
+            if isinstance(outcome, Admitted):
+                self._take_commands(connection, outcome)
         except PgbackupError as error:
             self._report(f"{client.address}: {error.message}")
         finally:
             with self._lock:
                 del self._clients[threading.current_thread()]
                 connection.close()
-
-    def _admit(self, connection: Connection, client: Client) -> Admitted | None:
-        """Go through the beginning of a connection; None if it ends there.
-
-        Raises: ConnectionFailed, ClientError when time is over.
-        """
-        session = Session(self._gate, client)
-        deadline = time.monotonic() + AUTHENTICATION_TIMEOUT
-        while True:
-            data = connection.read(deadline - time.monotonic())
-            if not data:
-                raise ConnectionFailed("the client did not say in time who it is")
-            for event in session.receive(data):
-                match event:
-                    case Reply(answer):
-                        connection.send(answer)
-                    case Admitted():
-                        connection.reader = session.reader
-                        return event
-                    case Ended(error):
-                        raise error
-                    case _:
-                        return None
 
     def _take_commands(self, connection: Connection, admitted: Admitted) -> None:
         pid = threading.get_native_id()  # of all processes, so that slots tell who uses them

@@ -24,6 +24,9 @@ from pgbackup.wire.startup import (
     parse_startup_packet,
 )
 
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of a client that begins TLS without asking."""
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -34,6 +37,7 @@ class Client:
     is_encrypted:      with TLS.
     certificate_names: in the certificate that it proved to have.
     binding:           tls-server-end-point of our certificate, if there is one.
+    is_exposed:        it comes from another machine, and has to encrypt.
     """
 
     address: str
@@ -41,6 +45,7 @@ class Client:
     is_encrypted: bool = False
     certificate_names: frozenset[str] = frozenset()
     binding: bytes | None = None
+    is_exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,6 @@ class Gate:
     owner: str
     secret: bytes
     offers_tls: bool = False
-    requires_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class BeginTls:
-    """Do a TLS handshake, then call `tls_has_begun`."""
+    """Do a TLS handshake, then call `tls_has_begun`.
+
+    received:   what has arrived of it.
+    needs_alpn: the client did not ask whether we want, so it has to say there whom it wants.
+    """
+
+    received: bytes = b""
+    needs_alpn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +147,11 @@ class Session:
         self._step = None
 
     def _read_packet(self) -> bool:
+        if self._is_direct_tls():
+            self._events.append(BeginTls(bytes(self.reader.unread), needs_alpn=True))
+            self.reader.unread.clear()
+            self._step = None
+            return False
         body = self.reader.startup_packet()
         if body is None:
             return False
@@ -150,6 +166,15 @@ class Session:
                 self._startup = packet
                 self._begin_authentication()
         return True
+
+    def _is_direct_tls(self) -> bool:
+        """Whether the very first byte is of a handshake, and we take part in that.
+
+        Source: backend_startup.c, ProcessSSLStartup (PostgreSQL 18)
+        """
+        may_begin = self._gate.offers_tls and self._client.system_user is None
+        is_first = not self._asked and not self._client.is_encrypted
+        return may_begin and is_first and self.reader.unread[:1] == TLS_HANDSHAKE
 
     def _answer_encryption(self, request: SslRequest | GssEncRequest) -> None:
         """Agree to TLS or decline; each may be asked for once."""
@@ -177,7 +202,7 @@ class Session:
         user = gate.users.get(startup.user)
         if client.system_user is not None:
             self._check_peer(client.system_user, user)
-        elif gate.requires_tls and not client.is_encrypted:
+        elif client.is_exposed and not client.is_encrypted:
             raise ClientError(
                 f'connection from "{client.address}" is not encrypted',
                 sqlstate="28000",

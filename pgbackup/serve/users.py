@@ -1,17 +1,24 @@
-"""Who may connect, and what for: the users of a server as values, and the file that keeps them.
+"""Who may connect, and what for: the users of a server as values, and where they are kept.
 
-The file is JSON and holds verifiers, never passwords. Who is not in it may still be the one who
-runs the server, over its Unix socket.
+A repository keeps them in one document, with verifiers and never passwords. Who is not in it may
+still be the one who runs the server, over its Unix socket.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final, Self
 
-from pgbackup.errors import CorruptData
+from pgbackup.errors import CorruptData, NotFound
+from pgbackup.repo import layout
 from pgbackup.repo.fields import Fields
-from pgbackup.serve.verifier import Verifier
+from pgbackup.serve.verifier import MIN_SECRET, Verifier
+from pgbackup.storage.api import Storage
+
+_LIMIT: Final = 16 << 20  # bytes of the document
 
 
 class Right(StrEnum):
@@ -44,16 +51,56 @@ class User:
         return right in self.rights and (self.clusters is None or cluster in self.clusters)
 
 
-def read_users(data: bytes, name: str) -> dict[str, User]:
-    """Read the file. name: of it, for messages. Raises: CorruptData."""
-    users = [_read_user(group) for group in Fields.parse(data, name).groups("users")]
-    return {user.name: user for user in users}
+@dataclass(frozen=True, slots=True)
+class KnownUsers:
+    """All that there are, by name.
+
+    secret: for what unknown users see, see serve.verifier.mock_verifier.
+    """
+
+    users: dict[str, User]
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        """Read the document. name: of it, for messages. Raises: CorruptData."""
+        fields = Fields.parse(data, name)
+        users = [_read_user(group) for group in fields.groups("users")]
+        try:
+            secret = bytes.fromhex(fields.text("secret"))
+        except ValueError:
+            secret = b""
+        if len(secret) < MIN_SECRET:
+            raise CorruptData(f'could not read "{name}": it has no secret')
+        return cls({user.name: user for user in users}, secret)
+
+    def encode(self) -> bytes:
+        """The document."""
+        users = [_document(self.users[name]) for name in sorted(self.users)]
+        return json.dumps({"secret": self.secret.hex(), "users": users}, indent=1).encode() + b"\n"
 
 
-def write_users(users: Iterable[User]) -> bytes:
-    """The content of the file."""
-    documents = [_document(user) for user in sorted(users, key=lambda user: user.name)]
-    return json.dumps({"users": documents}, indent=1).encode() + b"\n"
+def read_known_users(storage: Storage) -> KnownUsers:
+    """Those of a repository, as stored last. Raises: CorruptData, StorageError."""
+    try:
+        data = storage.read(layout.USERS, _LIMIT)
+    except NotFound:
+        return KnownUsers({}, secrets.token_bytes(2 * MIN_SECRET))
+    return KnownUsers.parse(data, storage.locate(layout.USERS))
+
+
+@contextmanager
+def changing_users(storage: Storage) -> Iterator[dict[str, User]]:
+    """The users, by name; what the block has changed of that is stored, durably.
+
+    Raises: Locked if somebody else changes them now, CorruptData, StorageError.
+    """
+    with storage.lock(layout.USERS):
+        known = read_known_users(storage)
+        yield known.users
+        with storage.writer(layout.USERS) as writer:
+            writer.write(known.encode())
+            writer.commit(replace=True)
 
 
 def _read_user(group: Fields) -> User:

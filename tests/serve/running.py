@@ -9,10 +9,14 @@ from typing import Self
 
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.listener import UnixListener, user_name
+from pgbackup.serve.addresses import LOOPBACK, Directory, HostPort
+from pgbackup.serve.entrance import Entrance
+from pgbackup.serve.listener import user_name
+from pgbackup.serve.listeners import listen
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.session import Gate
+from pgbackup.serve.tls import Tls
 from pgbackup.serve.users import User
 from pgbackup.serve.walnews import WalNews
 
@@ -26,19 +30,23 @@ class Running:
     reports: what it told of its clients.
     """
 
-    def __init__(self, cluster: ClusterRepository, *users: User) -> None:
+    def __init__(self, cluster: ClusterRepository, *users: User, tls: Tls | None = None) -> None:
         self.reports: list[str] = []
         self.cut_off: int | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="pgb-serve-")  # a short path
         self.directory = Path(self._directory.name) / "new"
-        gate = Gate({user.name: user for user in users}, user_name(), b"only for this test")
+        by_name = {user.name: user for user in users}
+        gate = Gate(by_name, user_name(), b"only for this test", tls is not None)
         self.news = WalNews(cluster)
-        self.server = Server(Offer(cluster), gate, self.news, self.reports.append)
+        entrance = Entrance(gate, tls)
+        self.server = Server(Offer(cluster), entrance, self.news, self.reports.append)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
-        self._listener = UnixListener(str(self.directory), PORT)
+        places = [Directory(str(self.directory)), HostPort(LOOPBACK, 0)]
+        self._listener = listen(places, PORT)
+        self.tcp_port = int(self._listener.places[1].split()[-1])
         self._thread.start()
         return self
 

@@ -227,8 +227,8 @@ def secure_network(certificate: Path) -> Iterator[str]:
     context.load_verify_locations(certificate / "cert.pem")
     context.verify_mode = ssl.CERT_OPTIONAL
     binding = end_point_binding(ssl.PEM_cert_to_DER_cert((certificate / "cert.pem").read_text()))
-    gate = replace(GATE, offers_tls=True, requires_tls=True)
-    client = Client("127.0.0.1")
+    gate = replace(GATE, offers_tls=True)
+    client = Client("127.0.0.1", is_exposed=True)
     address = ("127.0.0.1", 0)
     with listening(socket.AF_INET, address, gate, client, context, binding) as port:
         yield f"host=127.0.0.1 port={port}"
