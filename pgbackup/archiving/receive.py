@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from pgbackup.archiving.heldslot import HeldSlot, Servers, SlotOptions
 from pgbackup.archiving.options import DEFAULT_LEVEL
@@ -90,6 +91,16 @@ class ReceiveOptions:
     accept_gap: bool = False
 
 
+class Relay(Protocol):
+    """What sends received WAL on, in the same process."""
+
+    def begin(self, cluster: ClusterRepository) -> None:
+        """The archive is open; told again for each connection."""
+
+    def announce(self) -> object:
+        """More WAL is durable, or the timeline is another."""
+
+
 class WalReceiver:
     """One run.
 
@@ -106,6 +117,7 @@ class WalReceiver:
         stop: StopRequest,
         tell: Tell,
         servers: Servers,
+        relay: Relay | None = None,
     ) -> None:
         if repository.storage.features.local_path is None:
             raise UsageError(
@@ -119,6 +131,7 @@ class WalReceiver:
         self._options = options
         self._stop = stop
         self._tell = tell
+        self._relay = relay
         self._system = options.system
         self._cluster: ClusterRepository | None = None
         self._target: WalPosition | None = None
@@ -284,12 +297,15 @@ class WalReceiver:
                 self._options.level,
                 self._tell,
                 may_run_ahead=not self._options.synchronous,
+                moved=None if self._relay is None else self._relay.announce,
             )
             self._wal = stack.enter_context(wal)
             self._gaps = ServerGaps(
                 self._connect, cluster, wal.directory, self._slot, self._tell,
                 accepts=self._options.accept_gap,
             )  # fmt: skip
+        if self._relay is not None:
+            self._relay.begin(cluster)
         return self._wal
 
     def _claim(self, found: int, stack: ExitStack) -> ClusterRepository:

@@ -36,6 +36,7 @@ class ReceivedWal:
         tell: Callable[[str], None],
         *,
         may_run_ahead: bool = True,
+        moved: Callable[[], object] | None = None,
     ) -> None:
         """Open the directory and take over what a killed run left.
 
@@ -43,6 +44,7 @@ class ReceivedWal:
         level: of zstd; None keeps segments plain.
         tell:  is given sentences for people.
         may_run_ahead: far behind the server, whole segments may wait in memory to be stored.
+        moved: is called when more is durable, or another timeline has begun.
         """
         folder = layout.wal_folder(cluster.system)
         cluster.storage.reap(folder)
@@ -60,6 +62,8 @@ class ReceivedWal:
             self._memory: Segment | None = None
             self._filled = 0
             self._is_streaming = False
+            self._moved = moved
+            self._told: WalPosition | None = None
             self.directory = stack.enter_context(
                 WalDirectory(
                     f"{root}/{folder}",
@@ -208,6 +212,10 @@ class ReceivedWal:
         self._positions.publish(
             self.position, self.flush_lsn, self._server_end(), is_streaming=self._is_streaming
         )
+        durable = WalPosition(self.directory.segment.timeline, self.flush_lsn)
+        if self._moved is not None and durable != self._told:
+            self._told = durable
+            self._moved()
 
     def _compress(self, segment: Segment) -> None:
         if self._compressor is not None:

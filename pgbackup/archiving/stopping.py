@@ -28,9 +28,9 @@ class StopRequest:
             self.reason = reason
             os.write(self._writer, b"!")
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until the stop is requested or the time is over; tell which."""
-        self._poll.poll(max(0, round(seconds * 1000)))
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until the stop is requested or the time is over, None for ever; tell which."""
+        self._poll.poll(None if seconds is None else max(0, round(seconds * 1000)))
         return self.is_made
 
     def close(self) -> None:

@@ -4,17 +4,21 @@ from typing import Annotated
 
 import typer
 
+from pgbackup.archiving.receive import ReceiveOptions
 from pgbackup.archiving.stopping import StopRequest
-from pgbackup.cli import encryption, options
+from pgbackup.cli import encryption, options, receiving
 from pgbackup.cli.output import say
-from pgbackup.cli.receive_wal import Signals
-from pgbackup.errors import ExitCode
+from pgbackup.errors import ExitCode, UsageError
+from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.addresses import default_addresses, parse_address
 from pgbackup.serve.entrance import check_exposed, read_entrance
+from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.listeners import listen as listen_at
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.server import Server
+from pgbackup.serve.service import Service
 from pgbackup.serve.walnews import WalNews
+from pgbackup.storage.registry import open_storage
 
 DEFAULT_PORT = 5432
 DEFAULT_GRACE = 60
@@ -47,6 +51,24 @@ def serve(
     grace: Annotated[
         int, typer.Option(min=0, help="Seconds that clients get to finish at the end.")
     ] = DEFAULT_GRACE,
+    receive: Annotated[
+        str | None,
+        typer.Option(
+            "--receive",
+            metavar="CONNINFO",
+            help="Receive WAL from this server as well, and send it on at once. The options"
+            " below are those of receive-wal.",
+        ),
+    ] = None,
+    slot: receiving.Slot = None,
+    create_slot: receiving.CreateSlot = False,
+    if_not_exists: receiving.IfNotExists = False,
+    slot_cap: receiving.SlotCapText = None,
+    slot_interval: receiving.SlotInterval = 60,
+    shadow_slots: receiving.ShadowSlots = False,
+    accept_gap: receiving.AcceptGap = False,
+    synchronous: receiving.Synchronous = False,
+    compress: receiving.Compress = "zstd",
     system: options.System = None,
     quiet: options.Quiet = False,
 ) -> int:
@@ -56,27 +78,57 @@ def serve(
     connects has to be the user of the operating system that runs this, and ask for a PostgreSQL
     user of the same name; other users, and all who come over the network, are those of
     `pgbackup serve-user`. Other machines are served over TLS only.
+    With --receive it is a relay: what comes from the server is archived and sent on.
     SIGTERM and SIGINT end it when the clients have got what is theirs.
     """
     files = encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl)
     addresses = [parse_address(each, port) for each in listen or []] or default_addresses(port)
-    repository = options.open_repository(repo)
-    cluster = repository.only_cluster(options.parse_system(system))
-    offer = Offer(cluster, label)
+    number = options.parse_system(system)
+    wanted = ReceiveOptions(
+        slot=receiving.slot_options(
+            slot,
+            create=create_slot,
+            if_not_exists=if_not_exists,
+            cap=slot_cap,
+            interval=slot_interval,
+            shadow=shadow_slots,
+        ),
+        create_slot=create_slot,
+        exists_ok=if_not_exists,
+        synchronous=synchronous,
+        level=receiving.parse_level(compress),
+        system=number,
+        accept_gap=accept_gap,
+    )
+    if receive is None and (slot or synchronous or accept_gap):
+        raise UsageError("--slot, --synchronous and --accept-gap go with --receive")
+    repository = Repository.open(open_storage(repo), create=receive is not None)
     tell = _silent if quiet else _tell
-    news = WalNews(cluster)
-    server = Server(offer, read_entrance(repository.storage, files), news, tell)
-    with StopRequest() as stop, Signals(stop), news:
+
+    def build(cluster: ClusterRepository, news: WalNews) -> tuple[Server, Listeners]:
+        offer = Offer(cluster, label)
+        server = Server(offer, read_entrance(repository.storage, files), news, tell)
         listeners = listen_at(addresses, port)
         try:
             if listeners.is_exposed:
                 check_exposed(server.entrance)
-            for place in listeners.places:
-                tell(f"serving PostgreSQL {offer.server_version} to: {place}")
-            server.run(listeners, lambda: stop.is_made)
-        finally:
+        except BaseException:
             listeners.close()
-            cut_off = server.finish(grace)
+            raise
+        for place in listeners.places:
+            tell(f"serving PostgreSQL {offer.server_version} to: {place}")
+        return server, listeners
+
+    with StopRequest() as stop, receiving.Signals(stop) as signals:
+        service = Service(build, stop, is_fed=receive is not None)
+        try:
+            if receive is None:
+                service.begin(repository.only_cluster(number))
+                stop.wait(None)
+            else:
+                receiving.relay(receive, repository, wanted, stop, signals, tell, service)
+        finally:
+            cut_off = service.end(grace)
         if cut_off:
             tell(f"{cut_off} clients took longer than {grace} s and were cut off")
         return ExitCode.OK if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED

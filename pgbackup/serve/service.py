@@ -1,0 +1,97 @@
+"""A run of the walsender: begun when its cluster is known, ended when somebody asks for it.
+
+The caller's thread is free meanwhile, for a receiver whose WAL is sent on. One thread accepts
+clients; what goes wrong there ends the run.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from pgbackup.interrupts import held_back
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.listeners import Listeners
+from pgbackup.serve.server import Server
+from pgbackup.serve.walnews import WalNews
+
+
+class Stop(Protocol):
+    """A request to end, which others may make too."""
+
+    @property
+    def is_made(self) -> bool: ...
+
+    def make(self, reason: str) -> None: ...
+
+
+Build = Callable[[ClusterRepository, WalNews], tuple[Server, Listeners]]
+"""Makes a server, and begins to listen. Raises: PgbackupError."""
+
+
+class Service:
+    """The walsender of one process; a receiver in the same process tells it what is new.
+
+    is_fed: there is such a receiver.
+    """
+
+    def __init__(self, build: Build, stop: Stop, *, is_fed: bool) -> None:
+        """Begin nothing yet."""
+        self._build = build
+        self._stop = stop
+        self._is_fed = is_fed
+        self._news: WalNews | None = None
+        self._accepting: _Accepting | None = None
+
+    def begin(self, cluster: ClusterRepository) -> None:
+        """Serve a cluster from now on; once is enough. Raises: PgbackupError."""
+        if self._accepting is None:
+            news = WalNews(cluster, is_fed=self._is_fed)
+            server, listeners = self._build(cluster, news)
+            with held_back():
+                self._news = news.__enter__()
+                self._accepting = _Accepting(server, listeners, self._stop)
+
+    def announce(self) -> None:
+        """More WAL is there."""
+        if self._news is not None:
+            self._news.announce()
+
+    def end(self, grace: float) -> int:
+        """End what is under way; how many clients took longer than so many seconds.
+
+        Raises: what ended it before it was asked to.
+        """
+        self._stop.make("end")
+        if self._news is None or self._accepting is None:
+            return 0
+        try:
+            return self._accepting.end(grace)
+        finally:
+            self._news.__exit__(None, None, None)
+
+
+class _Accepting:
+    """The thread that accepts clients."""
+
+    def __init__(self, server: Server, listeners: Listeners, stop: Stop) -> None:
+        self._server = server
+        self._listeners = listeners
+        self._stop = stop
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="accept")
+        self._thread.start()
+
+    def end(self, grace: float) -> int:
+        self._thread.join()
+        self._listeners.close()
+        cut_off = self._server.finish(grace)
+        if self._failure is not None:
+            raise self._failure
+        return cut_off
+
+    def _run(self) -> None:
+        try:
+            self._server.run(self._listeners, lambda: self._stop.is_made)
+        except BaseException as error:  # noqa: BLE001 - raised in the owner
+            self._failure = error
+            self._stop.make("failure")
