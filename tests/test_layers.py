@@ -26,10 +26,10 @@ RANKS = {
     "backup": 4,
     "archiving": 5,
     "restore": 5,
-    "serve": 5,
-    "care": 6,
-    "cli": 7,
-    "__main__": 8,
+    "serve": 6,
+    "care": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 """A package may import itself and every package of a lower rank, with these exceptions."""
 
@@ -196,7 +196,7 @@ def test_there_are_modules_to_check() -> None:
         ("repo/record.py", "from pgbackup.replication.client import show"),
         ("replication/client.py", "from pgbackup.repo.archive import WalArchive"),
         ("backup/receive.py", "from pgbackup.restore.plan import Plan"),
-        ("serve/handler.py", "import pgbackup.restore.plan"),
+        ("restore/plan.py", "import pgbackup.serve.handler"),
         ("restore/plan.py", "from pgbackup.cli import output"),
         ("archiving/receive.py", "from pgbackup.care.status import read_status"),
         ("cli/app.py", "import pgbackup.__main__"),

@@ -74,11 +74,12 @@ def serve(
 ) -> int:
     """Let stock clients restore from the repository, and stream WAL from it.
 
-    pg_basebackup gets a stored backup, pg_receivewal the archived WAL. On a Unix socket, who
-    connects has to be the user of the operating system that runs this, and ask for a PostgreSQL
-    user of the same name; other users, and all who come over the network, are those of
-    `pgbackup serve-user`. Other machines are served over TLS only.
-    With --receive it is a relay: what comes from the server is archived and sent on.
+    pg_basebackup gets a stored backup, pg_receivewal the archived WAL. A client that has
+    pgbackup.label, pgbackup.target_time or pgbackup.target_lsn set in PGOPTIONS gets that backup,
+    or a clone as of that moment. On a Unix socket, who connects has to be the user of the operating
+    system that runs this, and ask for a PostgreSQL user of the same name; other users, and all who
+    come over the network, are those of `pgbackup serve-user`. Other machines are served over TLS
+    only. With --receive it is a relay: what comes from the server is archived and sent on.
     SIGTERM and SIGINT end it when the clients have got what is theirs.
     """
     files = encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl)

@@ -77,6 +77,21 @@ class Chooser:
             return Choice(routes[0], None, routes[0].end)
         return self._choose_by_record(routes)
 
+    def choose_position(self) -> Choice:
+        """Find the way to everything before a position, whether a record begins there or not.
+
+        Raises: WalGap if there is none, CorruptData, StorageError.
+        """
+        assert self._target.lsn is not None
+        routes = self._routes()
+        for route in routes:
+            if not self._begins_too_late(route):
+                end = route.end if route.unfinished is None else route.unfinished.end
+                if self._target.lsn > end:
+                    raise self._unreachable.too_late(route)
+                return Choice(route, None, self._target.lsn)
+        raise self._unreachable.too_early(routes[-1])
+
     def _choose_by_record(self, routes: Sequence[Route]) -> Choice:
         too_new = None
         for route in routes:

@@ -100,7 +100,7 @@ def decide(
         return Decision(cluster.catalog.get(wishes.label or "latest"), recovery)
     if wishes.restore_command is not None:
         return _unchecked(cluster, wishes, recovery)
-    choice = _choose(cluster, wishes, meter or SilentMeter(), may_write=may_write)
+    choice = read_chooser(cluster, wishes, meter, may_write=may_write).choose()
     timeline = str(choice.route.timeline)
     if wishes.is_standby and not isinstance(wishes.timeline, Timeline):
         timeline = LATEST_TIMELINE  # that of its primary, whatever it will be
@@ -121,7 +121,20 @@ def _completed(wishes: Wishes) -> Wishes:
     return wishes
 
 
-def _choose(cluster: ClusterRepository, wishes: Wishes, meter: Meter, *, may_write: bool) -> Choice:
+def read_chooser(
+    cluster: ClusterRepository,
+    wishes: Wishes,
+    meter: Meter | None = None,
+    *,
+    may_write: bool = True,
+) -> Chooser:
+    """What finds the way to a target, with everything that it has to know of the cluster.
+
+    wishes: of which label, target and timeline count.
+
+    Raises: NotFound, CorruptData, StorageError.
+    """
+    meter = meter or SilentMeter()
     label = None if wishes.label is None else cluster.catalog.get(wishes.label).label
     inventory = read_inventory(cluster)
     records = cluster.catalog.list()
@@ -129,7 +142,7 @@ def _choose(cluster: ClusterRepository, wishes: Wishes, meter: Meter, *, may_wri
         cluster.catalog.get("latest")  # says that there is none
         raise NotFound("could not find a backup that can be read")
     index = WalIndex({})
-    if wishes.target.is_given and wishes.target.kind is not TargetKind.IMMEDIATE:
+    if wishes.target.kind in (TargetKind.TIME, TargetKind.XID, TargetKind.NAME):
         # what is noted of the archive's segments, so that few have to be read
         index = bring_up_to_date(
             cluster,
@@ -144,7 +157,7 @@ def _choose(cluster: ClusterRepository, wishes: Wishes, meter: Meter, *, may_wri
     goal = wishes.timeline
     if wishes.is_standby and goal is None:
         goal = LATEST_TIMELINE
-    return Chooser(wal, wishes.target, search, label=label, goal=goal).choose()
+    return Chooser(wal, wishes.target, search, label=label, goal=goal)
 
 
 def _unchecked(cluster: ClusterRepository, wishes: Wishes, recovery: Recovery) -> Decision:

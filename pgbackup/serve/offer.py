@@ -3,6 +3,7 @@
 Reads the repository whenever it is asked, so that backups and WAL which come meanwhile are seen.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from pgbackup.backup.stored import StoredBackup
@@ -10,6 +11,8 @@ from pgbackup.errors import ClientError, NotFound
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.asked import LABEL, TARGET_LSN, parse_settings
+from pgbackup.serve.clonepoint import find_clone_point
 from pgbackup.serve.walsource import WalSource
 
 LATEST: Final = "latest"
@@ -18,13 +21,16 @@ _DEFAULT_MODE = 0o700
 
 
 class Offer:
-    """The cluster, as all clients of a server see it.
+    """The cluster, as all clients of a server see it, or one that asked for a moment of it.
 
     major:          that the server announces; it decides about the grammar and the protocol.
     server_version: as 15.18.
+    end:            of all WAL, for a client that wants the cluster as of there.
     """
 
-    def __init__(self, cluster: ClusterRepository, label: str = LATEST) -> None:
+    def __init__(
+        self, cluster: ClusterRepository, label: str = LATEST, end: WalPosition | None = None
+    ) -> None:
         """label: of the backup that BASE_BACKUP sends.
 
         Raises: NotFound if there is nothing, CorruptData, StorageError.
@@ -38,11 +44,20 @@ class Offer:
         self.cluster = cluster
         self.segment_size = facts.wal_segment_size
         self.major = facts.major
+        self.end = end
         self._label = label
         record = self.record()
         version = facts.major * 10000 if record is None else record.server_version
         self.server_version = f"{version // 10000}.{version % 10000}"
         self.server_version_num = version
+
+    def asked_for(self, settings: Mapping[str, str]) -> "Offer":
+        """What a client gets that sets these at its start-up. Raises: ClientError, StorageError."""
+        asked = parse_settings(settings)
+        if asked.label is None and asked.target is None:
+            return self
+        label, end = find_clone_point(self.cluster, asked, self._label)
+        return Offer(self.cluster, label, end)
 
     def record(self) -> BackupRecord | None:
         """The record of the backup that is sent now; None if there is none.
@@ -65,9 +80,13 @@ class Offer:
             raise ClientError("there is no base backup in this repository", sqlstate="58P01")
         return StoredBackup(self.cluster.storage, record)
 
+    def wal(self, timeline: Timeline | None = None) -> WalSource:
+        """The WAL of a timeline, or of the newest. Raises: as WalSource."""
+        return WalSource(self.cluster, timeline, self.end)
+
     def position(self) -> WalPosition:
         """The newest timeline, and behind the last WAL that is there of it."""
-        source = WalSource(self.cluster)
+        source = self.wal()
         return WalPosition(source.timeline, source.flushed)
 
     def history(self, timeline: Timeline) -> bytes:
@@ -84,6 +103,7 @@ class Offer:
         """What SHOW tells, by name."""
         record = self.record()
         mode = _DEFAULT_MODE if record is None else record.data_directory_mode
+        label = self._label if record is None else record.label
         return {
             "archive_mode": "off",
             "block_size": "8192",
@@ -95,6 +115,8 @@ class Offer:
             "in_hot_standby": "on",
             "integer_datetimes": "on",
             "max_connections": "100",
+            LABEL: label,
+            TARGET_LSN: "" if self.end is None else str(self.end.lsn),
             "server_encoding": "UTF8",
             "server_version": self.server_version,
             "server_version_num": str(self.server_version_num),

@@ -11,6 +11,7 @@ from pgbackup.pg.lsn import WalPosition
 from pgbackup.serve.copyout import Outgoing, copy_out
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.storedbackup import StoredBackupSource
+from pgbackup.serve.storedwal import Further
 from pgbackup.stream.compress import MAX_WORKERS, Compress, ZstdSettings
 from pgbackup.stream.gzip import Gzip
 from pgbackup.stream.sink import Sink
@@ -31,9 +32,13 @@ def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> WalPosit
     """
     backup = offer.backup()
     _check(command, backup)
+    end = offer.end
+    further = None if end is None else Further(offer.wal(end.timeline), end)
     with offer.cluster.catalog.reading(backup.record.label, "serve"):
         as_stored = _wants_zstd(command) and all(each.is_compressed for each in backup.archives)
-        source = StoredBackupSource(backup, offer.cluster.archive, command, as_stored=as_stored)
+        source = StoredBackupSource(
+            backup, offer.cluster.archive, command, as_stored=as_stored, further=further
+        )
         sink = copy_out(client, offer.major, sends_contents=command.target != BLACKHOLE)
         try:
             if command.max_rate is not None:

@@ -121,7 +121,11 @@ class Server:
 
     def _take_commands(self, connection: Connection, admitted: Admitted) -> None:
         pid = threading.get_native_id()  # of all processes, so that slots tell who uses them
-        offer = self._offer
+        try:
+            offer = self._offer.asked_for(admitted.startup.settings)
+        except PgbackupError as error:
+            connection.send(backend.error_response(error, fatal=True))
+            raise
         connection.send(
             greeting(
                 admitted.startup,

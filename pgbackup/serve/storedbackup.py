@@ -20,7 +20,7 @@ from pgbackup.pg.tar import BLOCK_SIZE, END_OF_ARCHIVE, SYMLINK, TarHeader, padd
 from pgbackup.repo import layout
 from pgbackup.repo.archive import WalArchive
 from pgbackup.serve.storedpieces import Pieces, PlainPieces, StoredPieces
-from pgbackup.serve.storedwal import StoredBackupWal
+from pgbackup.serve.storedwal import Further, StoredBackupWal
 from pgbackup.stream.index import IndexEntry
 from pgbackup.stream.sink import BackupState, Sink, Tablespace
 from pgbackup.wire.basebackup import BaseBackup
@@ -34,15 +34,23 @@ class StoredBackupSource:
     """One answer.
 
     as_stored: send the stored zstd frames; all archives have to be compressed.
+    further:   WAL that goes on behind the backup, for a client that wants a later moment.
     """
 
     def __init__(
-        self, backup: StoredBackup, archive: WalArchive, command: BaseBackup, *, as_stored: bool
+        self,
+        backup: StoredBackup,
+        archive: WalArchive,
+        command: BaseBackup,
+        *,
+        as_stored: bool,
+        further: Further | None = None,
     ) -> None:
         self._backup = backup
         self._command = command
         self._as_stored = as_stored
-        self._wal = StoredBackupWal(backup, archive) if command.wal else None
+        self._wal = StoredBackupWal(backup, archive, further) if command.wal else None
+        self._further = further
         self._archives = sorted(backup.archives, key=_is_main)
 
     def run(self, sink: Sink) -> WalPosition:
@@ -66,6 +74,8 @@ class StoredBackupSource:
             _send_manifest(sink, manifest)
             sink.end_manifest()
         stop = WalPosition(record.stop_timeline, record.stop_lsn)
+        if self._further is not None:  # clients stream WAL up to the position that they are told
+            stop = self._further.end
         sink.end_backup(stop)
         return stop
 

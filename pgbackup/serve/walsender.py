@@ -76,7 +76,7 @@ class WalSender:
             return self._run(command)
 
     def _run(self, command: StartPhysicalReplication) -> bool:
-        source = WalSource(self._offer.cluster, command.timeline)
+        source = self._offer.wal(command.timeline)
         self._timeline = source.timeline
         source.check_start(command.start)
         if source.is_over(command.start):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pgbackup.errors import ClientError, CorruptData, NotFound
 from pgbackup.pg.history import TimelineHistory
-from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind
+from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind, WalPosition
 from pgbackup.replication.published import PositionsReader, ReceiverPositions
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
@@ -42,11 +42,20 @@ class WalSource:
     timeline:      what the client gets.
     history:       of the newest timeline that the repository knows.
     switch:        where the timeline was left for next_timeline; None while it is the newest.
-    flushed:       behind all that is known to be there of it.
+    end:           of what the client may have of it, if there is a limit.
+    flushed:       behind all that is known to be there of it, up to that.
     """
 
-    def __init__(self, cluster: ClusterRepository, timeline: Timeline | None = None) -> None:
-        """timeline: None for the newest.
+    def __init__(
+        self,
+        cluster: ClusterRepository,
+        timeline: Timeline | None = None,
+        end: WalPosition | None = None,
+    ) -> None:
+        """Look at what is there.
+
+        timeline: None for the newest.
+        end:      of all that the client may have, as if nothing had been written after that.
 
         Raises: NotFound if there is no WAL, ClientError, CorruptData, StorageError.
         """
@@ -63,8 +72,11 @@ class WalSource:
         ends = self._ends()
         newest = max(ends, default=Timeline(1))
         self.history = self._read_history(newest)
-        self.timeline = newest if timeline is None else timeline
-        self.switch, self.next_timeline = self._left(self.history)
+        self.timeline = (newest if end is None else end.timeline) if timeline is None else timeline
+        if end is not None and self.timeline > end.timeline:
+            raise _not_in_history(self.timeline)
+        self.end = None if end is None or end.timeline != self.timeline else end.lsn
+        self._part()
         self._whole = ends.get(self.timeline, Lsn(0))
         self.flushed = max(self._whole, self._begin_of_timeline())
         self.look()
@@ -100,13 +112,13 @@ class WalSource:
         while self._archive.find(Timeline(timeline + 1).history_name) is not None:
             timeline = Timeline(timeline + 1)
         if timeline != self.history.timeline:
-            history = self._read_history(timeline)
-            self.switch, self.next_timeline = self._left(history)
-            self.history = history
+            self.history = self._read_history(timeline)
+            self._part()
         if positions is not None and positions.timeline == self.timeline:
             self.flushed = max(self.flushed, positions.flushed)
-        if self.switch is not None:
-            self.flushed = self.switch
+        if self._left_at is not None:
+            self.flushed = self._left_at
+        self.flushed = self._limited(self.flushed)
         return positions
 
     def find(self, lsn: Lsn) -> WalExtent | None:
@@ -115,7 +127,7 @@ class WalSource:
         Raises: ClientError if it is not there any more; CorruptData, StorageError.
         """
         positions = self.look()
-        if self.is_over(lsn):
+        if self.is_over(lsn) or lsn == self.end:
             return None
         own = Segment.containing(self.timeline, lsn, self.segment_size)
         for segment in self._files(own):
@@ -173,7 +185,7 @@ class WalSource:
 
     def _files(self, segment: Segment) -> Iterator[Segment]:
         """The segments that hold the bytes to be sent of one, the one that a server reads first."""
-        if self.switch is None or self.switch >= segment.end:
+        if self._left_at is None or self._left_at >= segment.end:
             yield segment
             return
         for entry in self.history.entries:
@@ -183,7 +195,17 @@ class WalSource:
         yield segment
 
     def _limited(self, end: Lsn) -> Lsn:
-        return end if self.switch is None else min(end, self.switch)
+        return min(each for each in (end, self._left_at, self.end) if each is not None)
+
+    def _part(self) -> None:
+        """See where the history leaves our timeline; that is hidden behind an end before it.
+
+        Raises: ClientError.
+        """
+        self._left_at, self.next_timeline = self._left(self.history)
+        self.switch = self._left_at
+        if self.end is not None:
+            self.switch = self.next_timeline = None
 
     def _left(self, history: TimelineHistory) -> tuple[Lsn | None, Timeline | None]:
         """Where a history leaves our timeline, and for which. Raises: ClientError."""
@@ -191,10 +213,7 @@ class WalSource:
             return None, None
         lines = [*(entry.timeline for entry in history.entries), history.timeline]
         if self.timeline not in lines:
-            raise ClientError(
-                f"requested timeline {self.timeline} is not in this server's history",
-                sqlstate="XX000",
-            )
+            raise _not_in_history(self.timeline)
         return history.switch_from(self.timeline), lines[lines.index(self.timeline) + 1]
 
     def _begin_of_timeline(self) -> Lsn:
@@ -225,6 +244,12 @@ class WalSource:
         if positions is not None and positions.system_identifier == self._cluster.system:
             return positions
         return None
+
+
+def _not_in_history(timeline: Timeline) -> ClientError:
+    return ClientError(
+        f"requested timeline {timeline} is not in this server's history", sqlstate="XX000"
+    )
 
 
 def _flushed_in(segment: Segment, positions: ReceiverPositions | None) -> Lsn | None:

@@ -64,9 +64,10 @@ class Running:
         return f"host={self.directory} port={PORT} user={user or user_name()}"
 
     @contextmanager
-    def connected(self, user: str | None = None) -> Iterator[LibpqTransport]:
+    def connected(self, user: str | None = None, settings: str = "") -> Iterator[LibpqTransport]:
+        """settings: of the start-up, as in `-c name=value`."""
         transport = LibpqTransport()
-        transport.connect(self.conninfo(user), "test")
+        transport.connect(f"{self.conninfo(user)} options='{settings}'", "test")
         try:
             yield transport
         finally:

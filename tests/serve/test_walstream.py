@@ -65,8 +65,10 @@ class Scene:
         lines = [f"{line}\t{Lsn(switch)}\tno reason\n" for line, switch in entries]
         self.cluster.archive.put_history(Timeline(timeline), "".join(lines).encode())
 
-    def stream(self, start: int, timeline: int | None = None) -> WalStream:
-        source = WalSource(self.cluster, None if timeline is None else Timeline(timeline))
+    def stream(
+        self, start: int, timeline: int | None = None, end: WalPosition | None = None
+    ) -> WalStream:
+        source = WalSource(self.cluster, None if timeline is None else Timeline(timeline), end)
         return WalStream(source, Lsn(start), self.news)
 
     def close(self) -> None:
@@ -230,6 +232,38 @@ def test_a_history_that_comes_between_limits_what_is_flushed(scene: Scene) -> No
         scene.history(2, (1, 4 * MIB + 300))
         scene.publish(4 * MIB + 900)
         assert len(read(stream, 4 * MIB + 100)) == 200
+
+
+@pytest.mark.parametrize("offset", [0, 300, PAGE, MIB - 1])
+def test_a_client_gets_wal_up_to_the_end_that_it_wants(scene: Scene, offset: int) -> None:
+    for number in range(3, 6):
+        scene.put(number)
+    end = 4 * MIB + offset
+    with scene.stream(3 * MIB, end=WalPosition(Timeline(1), Lsn(end))) as stream:
+        found = read(stream, 3 * MIB, end)
+        assert found == (content(3) + content(4))[: MIB + offset]
+        assert (stream.source.flushed, stream.take()) == (end, None)
+    with pytest.raises(ClientError, match="is ahead of the WAL flush position"):
+        stream.source.check_reached(Lsn(end + 1))
+
+
+def test_a_timeline_goes_on_for_whom_it_was_not_left_yet(scene: Scene) -> None:
+    """Its last segment is only in the file of the timeline that went on."""
+    scene.put(3)
+    common = content(4)[: 2 * PAGE]
+    scene.put(4, 2, common + content(4, 2)[len(common) :])
+    scene.history(2, (1, 4 * MIB + 2 * PAGE))
+    for end in (4 * MIB + PAGE, 4 * MIB + 2 * PAGE):
+        with scene.stream(3 * MIB, end=WalPosition(Timeline(1), Lsn(end))) as stream:
+            source = stream.source
+            assert (source.timeline, source.switch, source.next_timeline) == (1, None, None)
+            assert read(stream, 3 * MIB, end) == (content(3) + content(4))[: end - 3 * MIB]
+            assert not stream.is_over
+    end_of_first = WalPosition(Timeline(1), Lsn(4 * MIB))
+    with pytest.raises(ClientError, match="timeline 2 is not in this server's history"):
+        WalSource(scene.cluster, Timeline(2), end_of_first)
+    later = WalPosition(Timeline(2), Lsn(5 * MIB))
+    assert WalSource(scene.cluster, Timeline(1), later).switch == 4 * MIB + 2 * PAGE
 
 
 @pytest.mark.parametrize(
