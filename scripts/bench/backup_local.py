@@ -10,14 +10,12 @@ files, page checks on) at zstd level 1 and 3. All contenders run in turn; ratios
 round. The rest of the method is that of pairs.py.
 """
 
-import argparse
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pgbackrest
 from data import data_size, make_cluster
 from pairs import (
     Contender,
@@ -29,6 +27,7 @@ from pairs import (
     run_once,
     touch_memory,
 )
+from workplace import clear, make_parser, parse_options, workplace
 
 from tests.cluster import Cluster, client_bin
 
@@ -48,25 +47,17 @@ PAIRS = (
 
 def main() -> None:
     """Build or find the cluster, time all contenders in turn, print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
+    parser = make_parser(__doc__, 3.0)
     parser.add_argument("--keep", type=Path, help="the cluster stays here for the next run")
     parser.add_argument("--only", action="append", metavar="PEER", help="one of the pairs' peers")
-    parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
-    options = parser.parse_args()
-    if options.quick:
-        options.gigabytes, options.rounds = 0.05, 1
-    work = Path(tempfile.mkdtemp(prefix="pgbackup-bench-", dir=options.directory))
-    work.chmod(0o755)
-    try:
-        with running_cluster(options.keep or work / "cluster", options.gigabytes) as cluster:
-            compare(cluster, work, options.rounds, options.only)
-            if options.keep:
-                cluster.stop()
-    finally:
-        shutil.rmtree(work)
+    options = parse_options(parser)
+    with (
+        workplace(options.directory) as work,
+        running_cluster(options.keep or work / "cluster", options.gigabytes) as cluster,
+    ):
+        compare(cluster, work, options.rounds, options.only)
+        if options.keep:
+            cluster.stop()
 
 
 def running_cluster(directory: Path, gigabytes: float) -> Cluster:
@@ -110,7 +101,7 @@ def compare(cluster: Cluster, work: Path, rounds: int, only: Sequence[str] | Non
                 runs[name].append(run)
             files_made = (path for path in (work / "target").rglob("*") if path.is_file())
             stored[name] = sum(path.stat().st_size for path in files_made) // 1_000_000
-            fresh(work / "target")
+            clear(work / "target")
     print_rows(
         [
             ratio_row(contenders[one], contenders[other], (runs[one], runs[other]))
@@ -132,19 +123,11 @@ def all_contenders(cluster: Cluster, work: Path) -> dict[str, Contender]:
     }
     for mode in ("client-zstd:level=1", "server-zstd:level=1,workers=2"):
         found[mode] = pg_basebackup(cluster, target, mode)
-    if shutil.which("pgbackrest") is None:
-        print("pgBackRest is not installed: left out\n")
+    if pgbackrest.is_installed():
+        found |= {f"pgbackrest {level}": rest(cluster, work, level) for level in "13"}
     else:
-        found |= {f"pgbackrest {level}": pgbackrest(cluster, work, level) for level in "13"}
+        print("pgBackRest is not installed: left out\n")
     return found
-
-
-def fresh(path: Path) -> None:
-    """Give the space of the last run back before the names are removed."""
-    for file in path.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            file.write_bytes(b"")
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def ours(cluster: Cluster, target: Path, level: str, *options: str) -> Contender:
@@ -170,37 +153,16 @@ def tar(cluster: Cluster, target: Path) -> Contender:
     return Contender("tar, zstd -1 -T2, sync", command, target.mkdir)
 
 
-def pgbackrest(cluster: Cluster, work: Path, level: str) -> Contender:
-    configuration = work / f"pgbackrest-{level}.conf"
-    configuration.write_text(
-        f"""[global]
-repo1-path={work / "target"}
-repo1-bundle=y
-repo1-retention-full=1
-lock-path={work / "lock"}
-log-level-console=error
-log-level-file=off
-compress-type=zst
-compress-level={level}
-process-max={JOBS}
-start-fast=y
-archive-check=n
-checksum-page=y
-[bench]
-pg1-path={cluster.pgdata}
-pg1-socket-path={cluster.run_directory}
-pg1-port={cluster.port}
-pg1-user=postgres
-"""
-    )
-    words = ["pgbackrest", f"--config={configuration}", "--stanza=bench"]
+def rest(cluster: Cluster, work: Path, level: str) -> Contender:
+    target = work / "target"
+    words = pgbackrest.configure(cluster, work, target, level, "checksum-page=y")
 
     def prepare() -> None:
-        (work / "target").mkdir()
+        target.mkdir()
         subprocess.run([*words, "stanza-create"], check=True)
 
-    command = [*words, "--type=full", "backup"]
-    return Contender(f"pgbackrest --process-max={JOBS}, level {level}", command, prepare)
+    name = f"pgbackrest --process-max={pgbackrest.PROCESSES}, level {level}"
+    return Contender(name, [*words, "--type=full", "backup"], prepare)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ level 1 on one and on two threads, and with its fastest mode, server-side zstd o
 `-Z none` against plain. Method: pairs.py.
 """
 
-import argparse
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from data import data_size, make_cluster
@@ -23,27 +20,19 @@ from pairs import (
     run_pairs,
     touch_memory,
 )
+from workplace import clear, make_parser, parse_options, workplace
 
 from tests.cluster import Cluster, client_bin
 
 
 def main() -> None:
     """Build the cluster, time the pairs, print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=2.2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
-    parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
-    options = parser.parse_args()
-    if options.quick:
-        options.gigabytes, options.rounds = 0.05, 1
-    work = Path(tempfile.mkdtemp(prefix="pgbackup-bench-", dir=options.directory))
-    work.chmod(0o755)
-    try:
-        with make_cluster(work / "cluster", options.gigabytes) as cluster:
-            _compare(cluster, work, options.rounds)
-    finally:
-        shutil.rmtree(work)
+    options = parse_options(make_parser(__doc__, 2.2))
+    with (
+        workplace(options.directory) as work,
+        make_cluster(work / "cluster", options.gigabytes) as cluster,
+    ):
+        _compare(cluster, work, options.rounds)
 
 
 def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
@@ -68,19 +57,11 @@ def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
     print_rows(rows)
 
 
-def _fresh(path: Path) -> None:
-    if path.exists():
-        for file in path.rglob("*"):
-            if file.is_file():
-                file.write_bytes(b"")
-        shutil.rmtree(path)
-
-
 def _ours(cluster: Cluster, work: Path, compression: str) -> Contender:
     target = work / "repository"
     command = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast"]
     command += ["-d", cluster.conninfo(), "-B", str(target), "-Z", compression]
-    return Contender(f"backup -Z {compression}", command, lambda: _fresh(target))
+    return Contender(f"backup -Z {compression}", command, lambda: clear(target))
 
 
 def _peer(cluster: Cluster, work: Path, compression: str) -> Contender:
@@ -89,7 +70,7 @@ def _peer(cluster: Cluster, work: Path, compression: str) -> Contender:
     command += ["-d", cluster.conninfo(), "-D", str(target)]
     if compression != "none":
         command.append(f"--compress={compression}")
-    return Contender(f"pg_basebackup {compression}", command, lambda: _fresh(target))
+    return Contender(f"pg_basebackup {compression}", command, lambda: clear(target))
 
 
 if __name__ == "__main__":

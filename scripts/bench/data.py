@@ -4,6 +4,7 @@ pgbench's tables compress 10 to 20 times; a quarter of the size is random text a
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def make_cluster(directory: Path, gigabytes: float, major: int = 15) -> Cluster:
     cluster.sql("SELECT pg_switch_wal()")
     cluster.sql("CHECKPOINT")
     return cluster
+
+
+def back_up(cluster: Cluster, repository: Path) -> None:
+    """Take a backup of ours at zstd level 1."""
+    command = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast", "-Z"]
+    command += ["zstd:level=1,workers=2", "-d", cluster.conninfo(), "-B", str(repository)]
+    subprocess.run(command, check=True)
 
 
 def data_size(cluster: Cluster) -> int:

@@ -8,16 +8,13 @@ with everything on disk. Method: pairs.py. No run follows the removal of files, 
 the creation of new ones slow on ext4: old targets are put aside, emptied, and removed at the end.
 """
 
-import argparse
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
-from data import data_size, make_cluster
+import pgbackrest
+from data import back_up, data_size, make_cluster
 from pairs import (
     Contender,
     machine,
@@ -27,38 +24,31 @@ from pairs import (
     run_pairs,
     touch_memory,
 )
+from workplace import make_parser, parse_options, workplace
 
 from tests.cluster import Cluster
 
 JOBS = "2"
+"""As many as processes of pgBackRest."""
 
 
 def main() -> None:
     """Build the cluster, back it up twice, time the pairs, print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=2.2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
-    parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
-    options = parser.parse_args()
-    if options.quick:
-        options.gigabytes, options.rounds = 0.05, 1
-    work = Path(tempfile.mkdtemp(prefix="pgbackup-bench-", dir=options.directory))
-    work.chmod(0o755)
-    try:
-        with make_cluster(work / "cluster", options.gigabytes) as cluster:
-            _compare(cluster, work, options.rounds)
-    finally:
-        shutil.rmtree(work)
+    options = parse_options(make_parser(__doc__, 2.2))
+    with (
+        workplace(options.directory) as work,
+        make_cluster(work / "cluster", options.gigabytes) as cluster,
+    ):
+        _compare(cluster, work, options.rounds)
 
 
 def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
     size = data_size(cluster)
     repo = work / "repository"
-    ours = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast"]
-    ours += ["-d", cluster.conninfo(), "-B", str(repo), "-Z", f"zstd:level=1,workers={JOBS}"]
-    subprocess.run(ours, check=True)
-    configuration = back_up_with_pgbackrest(cluster, work)
+    back_up(cluster, repo)
+    peer = None
+    if pgbackrest.is_installed():
+        peer = pgbackrest.back_up(cluster, work, work / "pgbackrest")
     cluster.stop()
     print(machine())
     files = sum(1 for path in cluster.pgdata.rglob("*") if path.is_file())
@@ -70,7 +60,7 @@ def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
 
     pgbackup = _pgbackup(work, repo)
     rows = [_row(pgbackup, _tar(work, repo), rounds, warm_ours)]
-    if configuration is None:
+    if peer is None:
         print("pgBackRest is not installed: left out\n")
     else:
 
@@ -78,7 +68,7 @@ def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
             read_everything(work / "pgbackrest")
             warm_ours()
 
-        rows.append(_row(pgbackup, _pgbackrest(work, configuration), rounds, warm_both))
+        rows.append(_row(pgbackup, _pgbackrest(work, peer), rounds, warm_both))
     print_rows(rows)
 
 
@@ -117,50 +107,15 @@ def _tar(work: Path, repo: Path) -> Contender:
     return Contender("zstd -dc, tar x, sync -f", command, prepare)
 
 
-def back_up_with_pgbackrest(cluster: Cluster, work: Path) -> Path | None:
-    """Its repository and configuration file; None where it is not installed."""
-    if shutil.which("pgbackrest") is None:
-        return None
-    top = work / "pgbackrest"
-    top.mkdir()
-    configuration = work / "pgbackrest.conf"
-    configuration.write_text(
-        f"""[global]
-repo1-path={top}
-repo1-bundle=y
-repo1-retention-full=1
-lock-path={work / "lock"}
-log-level-console=error
-log-level-file=off
-compress-type=zst
-compress-level=1
-process-max={JOBS}
-start-fast=y
-archive-check=n
-[bench]
-pg1-path={cluster.pgdata}
-pg1-socket-path={cluster.run_directory}
-pg1-port={cluster.port}
-pg1-user=postgres
-"""
-    )
-    words = ["pgbackrest", f"--config={configuration}", "--stanza=bench"]
-    # archive_mode is off: it would archive into both repositories while being timed.
-    subprocess.run([*words, "stanza-create"], check=True)
-    subprocess.run([*words, "--type=full", "backup"], check=True)
-    return configuration
-
-
-def _pgbackrest(work: Path, configuration: Path) -> Contender:
+def _pgbackrest(work: Path, words: Sequence[str]) -> Contender:
     target, numbers = work / "pgbackrest-restored", count()
 
     def prepare() -> None:
         _aside(target, numbers)
         target.mkdir(mode=0o700)
 
-    command = ["pgbackrest", f"--config={configuration}", "--stanza=bench"]
-    command += [f"--pg1-path={target}", "restore"]
-    return Contender(f"pgbackrest --process-max={JOBS}", command, prepare)
+    command = [*words, f"--pg1-path={target}", "restore"]
+    return Contender(f"pgbackrest --process-max={pgbackrest.PROCESSES}", command, prepare)
 
 
 if __name__ == "__main__":

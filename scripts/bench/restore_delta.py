@@ -7,18 +7,18 @@ directory of its own; then `restore --delta -j 2` against pgBackRest's `restore 
 block, its length and its times kept. All end with everything on disk. Method: pairs.py.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data import data_size, make_cluster
+import pgbackrest
+from data import back_up, data_size, make_cluster
 from pairs import Contender, machine, print_rows, ratio_row, read_everything, run_pairs
-from restore import JOBS, back_up_with_pgbackrest
+from restore import JOBS
+from workplace import make_parser, parse_options, workplace
 
 from tests.cluster import Cluster
 
@@ -27,55 +27,45 @@ BLOCK = 8192  # bytes
 
 def main() -> None:
     """Build the cluster, back it up and restore it twice, time the pairs, print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=3.3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
-    parser.add_argument("--quick", action="store_true", help="a small run that keeps this alive")
-    options = parser.parse_args()
-    if options.quick:
-        options.gigabytes, options.rounds = 0.05, 1
-    work = Path(tempfile.mkdtemp(prefix="pgbackup-bench-", dir=options.directory))
-    work.chmod(0o755)
-    try:
-        with make_cluster(work / "cluster", options.gigabytes) as cluster:
-            _compare(cluster, work, options.rounds)
-    finally:
-        shutil.rmtree(work)
+    options = parse_options(make_parser(__doc__, 3.3))
+    with (
+        workplace(options.directory) as work,
+        make_cluster(work / "cluster", options.gigabytes) as cluster,
+    ):
+        _compare(cluster, work, options.rounds)
 
 
 def _compare(cluster: Cluster, work: Path, rounds: int) -> None:
     size = data_size(cluster)
     repo = work / "repository"
-    ours = [sys.executable, "-m", "pgbackup", "backup", "-q", "-c", "fast"]
-    ours += ["-d", cluster.conninfo(), "-B", str(repo), "-Z", f"zstd:level=1,workers={JOBS}"]
-    subprocess.run(ours, check=True)
-    configuration = back_up_with_pgbackrest(cluster, work)
-    cluster.stop()
-    if configuration is None:
+    if not pgbackrest.is_installed():
         sys.exit("pgBackRest is not installed")
+    back_up(cluster, repo)
+    peer = pgbackrest.back_up(cluster, work, work / "pgbackrest")
+    cluster.stop()
     files = [path for path in cluster.pgdata.rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size).relative_to(cluster.pgdata)
     print(machine())
     print(f"PostgreSQL 15, {size / 1e9:.2f} GB in {len(files)} files, {rounds} pairs each\n")
     shutil.rmtree(cluster.pgdata)  # make room
-    pgbackup = _Target(work / "restored", largest)
-    pgbackrest = _Target(work / "pgbackrest-restored", largest)
-    commands = (_pgbackup(pgbackup.path, repo), _pgbackrest(pgbackrest.path, configuration))
+    ours = _Target(work / "restored", largest)
+    other = _Target(work / "pgbackrest-restored", largest)
+    commands = (_pgbackup(ours.path, repo), _pgbackrest(other.path, peer))
     for command in commands:
         subprocess.run(command, check=True)
-    changed = f"{pgbackup.largest.stat().st_size / 1e9:.2f} GB changed"
+    changed = f"{ours.largest.stat().st_size / 1e9:.2f} GB changed"
 
     def warm() -> None:
-        for each in (pgbackup.path, pgbackrest.path, repo, work / "pgbackrest"):
+        for each in (ours.path, other.path, repo, work / "pgbackrest"):
             read_everything(each)
 
     rows = []
     for case in ("unchanged", changed):
-        prepare = [each.change if case == changed else _nothing for each in (pgbackup, pgbackrest)]
+        prepare = [each.change if case == changed else _nothing for each in (ours, other)]
         one = Contender(f"restore --delta -j {JOBS}, {case}", commands[0], prepare[0])
-        other = Contender(f"pgbackrest --delta --process-max={JOBS}", commands[1], prepare[1])
-        rows.append(_row(one, other, rounds, warm))
+        name = f"pgbackrest --delta --process-max={pgbackrest.PROCESSES}"
+        two = Contender(name, commands[1], prepare[1])
+        rows.append(_row(one, two, rounds, warm))
     print_rows(rows)
 
 
@@ -111,10 +101,9 @@ def _pgbackup(target: Path, repo: Path) -> list[str]:
     return [*command, "-B", str(repo), "-D", str(target)]
 
 
-def _pgbackrest(target: Path, configuration: Path) -> list[str]:
+def _pgbackrest(target: Path, words: Sequence[str]) -> list[str]:
     target.mkdir(mode=0o700)
-    command = ["pgbackrest", f"--config={configuration}", "--stanza=bench", f"--pg1-path={target}"]
-    return [*command, "--delta", "restore"]
+    return [*words, f"--pg1-path={target}", "--delta", "restore"]
 
 
 if __name__ == "__main__":
