@@ -87,14 +87,10 @@ class StoredArchive:
         with self._storage.reader(self.object_name, end) as reader:
             return reader.read()
 
-    def read_stored(self, frame: Frame, memory: bytearray) -> memoryview:
-        """Read a frame as it is stored, into memory that is made longer where needed."""
-        if len(memory) < frame.stored_size:
-            memory.extend(bytes(frame.stored_size - len(memory)))
-        view = memoryview(memory)[: frame.stored_size]
-        with self._storage.reader(self.object_name, frame.stored_offset, len(view)) as reader:
-            reader.readinto(view)
-        return view
+    def read_stored(self, frame: Frame, memory: memoryview) -> None:
+        """Read a frame as it is stored into memory of its stored size. Raises: StorageError."""
+        with self._storage.reader(self.object_name, frame.stored_offset, len(memory)) as reader:
+            reader.readinto(memory)
 
     def _seek_table(self, size: int) -> tuple[Frame, ...]:
         footer = self._read_end(size, FOOTER_SIZE)
@@ -117,7 +113,7 @@ class FrameReader:
 
     damaged: the frame that `read` has raised CorruptData for, or None.
 
-    Always: holds one stored and one plain frame.
+    Always: holds one stored and at most one plain frame.
     """
 
     def __init__(
@@ -127,7 +123,7 @@ class FrameReader:
     ) -> None:
         self._archive = archive
         self._observe = observe
-        self._memory = bytearray()
+        self._stored = self._plain = memoryview(b"")
         self._decompressor = zstandard.ZstdDecompressor()
         self.damaged: Frame | None = None
 
@@ -136,14 +132,33 @@ class FrameReader:
 
         Raises: CorruptData, StorageError.
         """
-        stored = self._archive.read_stored(frame, self._memory)
+        if not self._archive.is_compressed:
+            return self._read_stored(frame)
+        self._plain = _at_least(self._plain, frame.size)
+        plain = self._plain[: frame.size]
+        self._decode(frame, plain)
+        return plain
+
+    def read_into(self, frame: Frame, memory: memoryview) -> None:
+        """Write the plain bytes of a frame into memory of its size.
+
+        Raises: CorruptData, StorageError.
+        """
+        if self._archive.is_compressed:
+            self._decode(frame, memory)
+        else:
+            self._archive.read_stored(frame, memory)
+
+    def _read_stored(self, frame: Frame) -> memoryview:
+        self._stored = _at_least(self._stored, frame.stored_size)
+        stored = self._stored[: frame.stored_size]
+        self._archive.read_stored(frame, stored)
         if self._observe is not None:
             self._observe(frame, stored)
-        if not self._archive.is_compressed:
-            return stored
-        return memoryview(self._decode(frame, stored))
+        return stored
 
-    def _decode(self, frame: Frame, stored: memoryview) -> bytes:
+    def _decode(self, frame: Frame, plain: memoryview) -> None:
+        stored = self._read_stored(frame)
         try:
             parameters = zstandard.get_frame_parameters(stored)
             # The size that the frame gives is what zstd allocates, whatever the limit.
@@ -151,14 +166,13 @@ class FrameReader:
                 raise self._damaged(frame, "it is not the frame of the seek table")
             if int.from_bytes(stored[-4:], "little") != frame.checksum:
                 raise self._damaged(frame, "its checksum is not that of the seek table")
-            plain = self._decompressor.decompress(
-                stored, max_output_size=frame.size, allow_extra_data=False
-            )
+            with self._decompressor.stream_reader(stored) as reader:
+                length = reader.readinto(plain)  # at once, where both are there as a whole
+                is_more = bool(reader.read(1))  # also has the checksum compared
         except zstandard.ZstdError as error:
             raise self._damaged(frame, str(error)) from error
-        if len(plain) != frame.size:
-            raise self._damaged(frame, f"it gave {len(plain)} bytes instead of {frame.size}")
-        return plain
+        if length != frame.size or is_more:
+            raise self._damaged(frame, f"it gave {length} bytes instead of {frame.size}")
 
     def _damaged(self, frame: Frame, reason: str) -> CorruptData:
         self.damaged = frame
@@ -166,6 +180,11 @@ class FrameReader:
             f'could not decode archive "{self._archive.located}": frame at byte'
             f" {frame.stored_offset}: {reason}"
         )
+
+
+def _at_least(memory: memoryview, size: int) -> memoryview:
+    """The same memory, or longer one."""
+    return memory if len(memory) >= size else memoryview(bytearray(size))
 
 
 class StoredBackup:

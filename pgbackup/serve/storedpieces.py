@@ -52,7 +52,7 @@ class PlainPieces:
         pass
 
     def _decode(self, frame: Frame, memory: memoryview) -> None:
-        memory[:] = self._ahead.read(frame)
+        self._ahead.read_into(frame, memory)
 
 
 class StoredPieces:
@@ -61,7 +61,6 @@ class StoredPieces:
     def __init__(self, sink: Sink, archive: StoredArchive) -> None:
         self._sink = sink
         self._archive = archive
-        self._memory = bytearray()
         self._between = bytearray()
         self._compressor = zstandard.ZstdCompressor(EDGE_LEVEL, write_checksum=True)
 
@@ -92,7 +91,7 @@ class StoredPieces:
             self._between.clear()
 
     def _read(self, frame: Frame, memory: memoryview) -> None:
-        memory[:] = self._archive.read_stored(frame, self._memory)
+        self._archive.read_stored(frame, memory)
 
 
 def _has_room(sink: Sink, size: int) -> bool:

@@ -53,7 +53,7 @@ class PageBuffer:
 class BufferPool:
     """A fixed number of equal buffers.
 
-    count:     how many buffers exist for the life of the pool.
+    count:     how many buffers exist until the pool is closed.
     size:      bytes per buffer.
     alignment: power of two, at least MAXALIGN.
     headroom:  bytes in front of each buffer.
@@ -98,7 +98,7 @@ class BufferPool:
             self._condition.notify()
 
     def close(self) -> None:
-        """End the pool.
+        """End the pool and give its memory back, at once and not when Python collects cycles.
 
         Raises: RuntimeError if a buffer is still out, but for an interrupt that is on its way: it
         can come between borrowing a buffer and noting it.
@@ -107,6 +107,9 @@ class BufferPool:
         error = sys.exc_info()[1]
         if lent and (error is None or isinstance(error, Exception)):
             raise RuntimeError(f"{lent} of {self.count} page buffers were never released")
+        with self._condition:
+            self._free.clear()
+            self.count = 0
 
     def __enter__(self) -> "BufferPool":
         return self
