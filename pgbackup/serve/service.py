@@ -13,6 +13,7 @@ from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.server import Server
 from pgbackup.serve.walnews import WalNews
+from pgbackup.stream.buffers import return_freed_buffers
 
 
 class Stop(Protocol):
@@ -45,6 +46,7 @@ class Service:
     def begin(self, cluster: ClusterRepository) -> None:
         """Serve a cluster from now on; once is enough. Raises: PgbackupError."""
         if self._accepting is None:
+            return_freed_buffers()
             news = WalNews(cluster, is_fed=self._is_fed)
             server, listeners = self._build(cluster, news)
             with held_back():

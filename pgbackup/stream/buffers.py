@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 MAXALIGN = 8
@@ -128,3 +129,17 @@ def release_all(buffers: Sequence[PageBuffer]) -> None:
     """Give several buffers back."""
     for buffer in buffers:
         buffer.release()
+
+
+def return_freed_buffers() -> None:
+    """Have the buffers of this process go back to the system as soon as they are freed.
+
+    For processes that live long and have many chains: glibc would keep a pool's memory for each
+    thread that ever made one. No effect where there is no glibc.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+_MMAP_THRESHOLD = -3
+"""Source: malloc.h, M_MMAP_THRESHOLD (glibc 2.36)."""

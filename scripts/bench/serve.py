@@ -42,17 +42,29 @@ def main() -> None:
     """Make the clusters and their repositories, time the pairs, print the tables."""
     parser = make_parser(__doc__, 2.2)
     parser.add_argument("what", nargs="*", help="backup, wal; both if none")
+    parser.add_argument("--keep", type=Path, help="clusters and repositories stay here")
     options = parse_options(parser)
     chosen = options.what or ["backup", "wal"]
     print(machine())
     with workplace(options.directory) as work:
+        place = options.keep or work
+        place.mkdir(exist_ok=True)
         if "backup" in chosen:
-            with make_cluster(work / "cluster", options.gigabytes, MAJOR) as cluster:
-                compare_backups(cluster, work, options.rounds)
+            with backup_cluster(place / "cluster", options.gigabytes) as cluster:
+                compare_backups(cluster, place, options.rounds)
         if "wal" in chosen:
             size = int(options.gigabytes * 1e9)
-            with receive.make_cluster(work / "walcluster", size) as cluster:
-                compare_wal(cluster, work, size, options.rounds)
+            with receive.make_cluster(place / "walcluster", size) as cluster:
+                compare_wal(cluster, place, size, options.rounds)
+
+
+def backup_cluster(directory: Path, gigabytes: float) -> Cluster:
+    """The server of a former run, or a new one."""
+    if directory.exists():
+        cluster = Cluster.attach(directory)
+        cluster.start()
+        return cluster
+    return make_cluster(directory, gigabytes, MAJOR)
 
 
 @contextmanager
@@ -75,7 +87,8 @@ def serving(repository: Path) -> Iterator[tuple[str, int]]:
 
 def compare_backups(cluster: Cluster, work: Path, rounds: int) -> None:
     repository = work / "repository"
-    back_up(cluster, repository)
+    if not repository.exists():
+        back_up(cluster, repository)
     size = data_size(cluster)
     version = cluster.sql("SHOW server_version")[0][0]
     print(f"PostgreSQL {version}, {size / 1e9:.2f} GB, {rounds} pairs each\n")
@@ -121,7 +134,8 @@ def compare_wal(cluster: Cluster, work: Path, size: int, rounds: int) -> None:
     rows = []
     for name in ("none", "zstd"):
         repository = work / f"wal-{name}"
-        archive(cluster, repository, name)
+        if not repository.exists():
+            archive(cluster, repository, name)
         target = work / "received"
 
         def prepare(target: Path = target) -> None:

@@ -124,6 +124,15 @@ def test_each_form_of_a_backup_is_whole(
     served.verify(target, *(["-n"] if "none" in words or is_tar else []))
 
 
+def test_the_memory_that_base_backups_took_goes_back(served: Served, tmp_path: Path) -> None:
+    sizes = []
+    for number in range(6):
+        served.take(tmp_path / str(number), "-Ft", "-X", "none")
+        status = Path(f"/proc/{served.running.process.pid}/status").read_text()
+        sizes += [int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line]
+    assert sizes[-1] - sizes[0] < 8 << 10, "kB, for five backups; the pages of one are 8 MiB"
+
+
 def unpacked(taken: Path) -> Path:
     """The data directory of a backup in tar format, its tablespaces within and no links."""
     target = taken.parent / "unpacked"
