@@ -41,6 +41,7 @@ VERBS = {
     "wal-get": "wal_get",
     "receive-wal": "receive_wal",
     "serve": "serve",
+    "serve-user": "serve_user",
     "slot": "slot",
     "wal": "wal",
     "status": "status",

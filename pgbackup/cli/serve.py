@@ -1,5 +1,6 @@
 """`pgbackup serve`: the repository as a PostgreSQL walsender."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -7,11 +8,12 @@ import typer
 from pgbackup.archiving.receive import ReceiveOptions
 from pgbackup.archiving.stopping import StopRequest
 from pgbackup.cli import encryption, options, receiving
+from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
 from pgbackup.errors import ExitCode, UsageError
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.addresses import default_addresses, parse_address
-from pgbackup.serve.entrance import check_exposed, read_entrance
+from pgbackup.serve.entrance import read_entrance
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.listeners import listen as listen_at
 from pgbackup.serve.offer import LATEST, Offer
@@ -80,7 +82,8 @@ def serve(
     system that runs this, and ask for a PostgreSQL user of the same name; other users, and all who
     come over the network, are those of `pgbackup serve-user`. Other machines are served over TLS
     only. With --receive it is a relay: what comes from the server is archived and sent on.
-    SIGTERM and SIGINT end it when the clients have got what is theirs.
+    SIGHUP has it read users and certificates again. SIGTERM and SIGINT end it when the clients have
+    got what is theirs.
     """
     files = encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl)
     addresses = [parse_address(each, port) for each in listen or []] or default_addresses(port)
@@ -108,11 +111,10 @@ def serve(
 
     def build(cluster: ClusterRepository, news: WalNews) -> tuple[Server, Listeners]:
         offer = Offer(cluster, label)
-        server = Server(offer, read_entrance(repository.storage, files), news, tell)
         listeners = listen_at(addresses, port)
+        read = partial(read_entrance, repository.storage, files, is_exposed=listeners.is_exposed)
         try:
-            if listeners.is_exposed:
-                check_exposed(server.entrance)
+            server = Server(offer, read, news, tell)
         except BaseException:
             listeners.close()
             raise
@@ -123,11 +125,12 @@ def serve(
     with StopRequest() as stop, receiving.Signals(stop) as signals:
         service = Service(build, stop, is_fed=receive is not None)
         try:
-            if receive is None:
-                service.begin(repository.only_cluster(number))
-                stop.wait(None)
-            else:
-                receiving.relay(receive, repository, wanted, stop, signals, tell, service)
+            with at_hang_up(service.reload):
+                if receive is None:
+                    service.begin(repository.only_cluster(number))
+                    stop.wait(None)
+                else:
+                    receiving.relay(receive, repository, wanted, stop, signals, tell, service)
         finally:
             cut_off = service.end(grace)
         if cut_off:

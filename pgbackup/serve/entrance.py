@@ -17,17 +17,24 @@ class Entrance(NamedTuple):
     tls: Tls | None = None
 
 
-def read_entrance(storage: Storage, files: TlsFiles | None) -> Entrance:
+def read_entrance(
+    storage: Storage, files: TlsFiles | None, *, is_exposed: bool = False
+) -> Entrance:
     """What the repository and the files say now.
+
+    is_exposed: other machines can come here.
 
     Raises: Refused, CorruptData, StorageError, PgbackupError.
     """
     known = read_known_users(storage)
     tls = None if files is None else Tls(files)
-    return Entrance(Gate(known.users, user_name(), known.secret, tls is not None), tls)
+    entrance = Entrance(Gate(known.users, user_name(), known.secret, tls is not None), tls)
+    if is_exposed:
+        _check_exposed(entrance)
+    return entrance
 
 
-def check_exposed(entrance: Entrance) -> None:
+def _check_exposed(entrance: Entrance) -> None:
     """What other machines reach has TLS, and somebody who can prove who it is. Raises: Refused."""
     if entrance.tls is None:
         raise Refused(

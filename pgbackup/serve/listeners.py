@@ -3,6 +3,7 @@
 import select
 import socket
 from collections.abc import Sequence
+from typing import Self
 
 from pgbackup.errors import PgbackupError
 from pgbackup.serve.addresses import Address, Directory, HostPort
@@ -15,7 +16,7 @@ class Listeners:
     """Several, which take turns."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = listeners
+        self._listeners = list(listeners)
         self._poll = select.poll()
         for each in listeners:
             self._poll.register(each, select.POLLIN)
@@ -39,9 +40,15 @@ class Listeners:
         return self._ready.pop().accept(0) if self._ready else None
 
     def close(self) -> None:
-        """Stop listening."""
-        for each in self._listeners:
-            each.close()
+        """Stop listening. No effect the second time."""
+        while self._listeners:
+            self._listeners.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
 
 
 def listen(addresses: Sequence[Address], port: int) -> Listeners:

@@ -44,11 +44,16 @@ class Accepts(Protocol):
 class Server:
     """Serves an offer to all clients that are let in.
 
-    entrance: for connections that begin from now on; may be exchanged at any time.
+    read: how these are known, and by which certificate they know us; for connections that begin.
     """
 
-    def __init__(self, offer: Offer, entrance: Entrance, news: WalNews, report: Report) -> None:
-        self.entrance = entrance
+    def __init__(
+        self, offer: Offer, read: Callable[[], Entrance], news: WalNews, report: Report
+    ) -> None:
+        """Raises: what reading raises."""
+        self._read = read
+        self._entrance = read()
+        self._is_old = False
         self._offer = offer
         self._news = news
         self._report = report
@@ -59,6 +64,8 @@ class Server:
     def run(self, listener: Accepts, is_over: Callable[[], bool]) -> None:
         """Accept clients until it is over."""
         while not is_over():
+            if self._is_old:
+                self._reload()
             try:
                 accepted = listener.accept(ACCEPT_INTERVAL)
             except ConnectionFailed as error:  # as of too many open files
@@ -67,6 +74,20 @@ class Server:
                 continue
             if accepted is not None:
                 self._begin(*accepted)
+
+    def reload(self) -> None:
+        """Have it read anew who is let in, in a moment; for signal handlers, too."""
+        self._is_old = True
+
+    def _reload(self) -> None:
+        """If that cannot be read, it stays as it was."""
+        self._is_old = False
+        try:
+            self._entrance = self._read()
+        except PgbackupError as error:
+            self._report(f"users and certificates stay as they were: {error.message}")
+        else:
+            self._report("users and certificates were read again")
 
     def finish(self, grace: float) -> int:
         """Have the clients end, and cut off those that take longer; return how many.
@@ -109,7 +130,7 @@ class Server:
         connection = Connection(stream)
         deadline = time.monotonic() + AUTHENTICATION_TIMEOUT
         try:
-            outcome = Admission(connection, client, self.entrance).run(deadline)
+            outcome = Admission(connection, client, self._entrance).run(deadline)
             if isinstance(outcome, Admitted):
                 self._take_commands(connection, outcome)
         except PgbackupError as error:

@@ -58,6 +58,11 @@ class Service:
         if self._news is not None:
             self._news.announce()
 
+    def reload(self) -> None:
+        """Let in who is to be let in by now; for signal handlers, too."""
+        if self._accepting is not None:
+            self._accepting.server.reload()
+
     def end(self, grace: float) -> int:
         """End what is under way; how many clients took longer than so many seconds.
 
@@ -76,7 +81,7 @@ class _Accepting:
     """The thread that accepts clients."""
 
     def __init__(self, server: Server, listeners: Listeners, stop: Stop) -> None:
-        self._server = server
+        self.server = server
         self._listeners = listeners
         self._stop = stop
         self._failure: BaseException | None = None
@@ -86,14 +91,14 @@ class _Accepting:
     def end(self, grace: float) -> int:
         self._thread.join()
         self._listeners.close()
-        cut_off = self._server.finish(grace)
+        cut_off = self.server.finish(grace)
         if self._failure is not None:
             raise self._failure
         return cut_off
 
     def _run(self) -> None:
         try:
-            self._server.run(self._listeners, lambda: self._stop.is_made)
+            self.server.run(self._listeners, lambda: self._stop.is_made)
         except BaseException as error:  # noqa: BLE001 - raised in the owner
             self._failure = error
             self._stop.make("failure")

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
-from pgbackup.errors import CorruptData, NotFound
+from pgbackup.errors import CorruptData, NotFound, UsageError
 from pgbackup.repo import layout
 from pgbackup.repo.fields import Fields
 from pgbackup.serve.verifier import MIN_SECRET, Verifier
 from pgbackup.storage.api import Storage
+
+MAX_NAME: Final = 63  # bytes
 
 _LIMIT: Final = 16 << 20  # bytes of the document
 
@@ -78,6 +80,15 @@ class KnownUsers:
         """The document."""
         users = [_document(self.users[name]) for name in sorted(self.users)]
         return json.dumps({"secret": self.secret.hex(), "users": users}, indent=1).encode() + b"\n"
+
+
+def check_name(name: str) -> None:
+    """Raises: UsageError if PostgreSQL has no user of this name."""
+    if not 0 < len(name.encode("utf-8", "surrogateescape")) <= MAX_NAME or not name.isprintable():
+        raise UsageError(
+            f"could not use the name {name!r} for a user: it has to have 1 to {MAX_NAME} bytes that"
+            " can be printed"
+        )
 
 
 def read_known_users(storage: Storage) -> KnownUsers:

@@ -56,6 +56,11 @@ class Running:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
 
+    @property
+    def told(self) -> str:
+        """What it has said so far on standard error."""
+        return self._err.read_text()
+
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
@@ -86,9 +91,14 @@ def run(directory: Path, *arguments: object, **extra: str) -> Answer:
     directory: the current directory of the run.
     extra:     environment variables.
     """
+    return run_with_input(directory, b"", *arguments, **extra)
+
+
+def run_with_input(directory: Path, data: bytes, *arguments: object, **extra: str) -> Answer:
+    """Run the program to its end, with some bytes on its standard input."""
     done = subprocess.run(
         command(*arguments), cwd=directory, env=environment(extra),
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False,
+        input=data, capture_output=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     return checked(done.returncode, done.stdout, done.stderr)
 

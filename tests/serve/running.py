@@ -39,7 +39,7 @@ class Running:
         gate = Gate(by_name, user_name(), b"only for this test", tls is not None)
         self.news = WalNews(cluster)
         entrance = Entrance(gate, tls)
-        self.server = Server(Offer(cluster), entrance, self.news, self.reports.append)
+        self.server = Server(Offer(cluster), lambda: entrance, self.news, self.reports.append)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
