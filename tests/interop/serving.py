@@ -67,6 +67,11 @@ class Serving:
         running.process.kill()
         running.process.wait()
 
+    @property
+    def pid(self) -> int:
+        assert self._running is not None
+        return self._running.process.pid
+
     def conninfo(self) -> str:
         return f"host={self.socket} port={PORT} user={user_name()}"
 

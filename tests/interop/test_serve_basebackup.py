@@ -67,7 +67,7 @@ class Clone:
             for space in self.source.spaces:
                 place = f"{self.target}-{space.name[0]}"
                 words += ["-T", f"{str(space).replace('=', chr(92) + '=')}={place}"]
-        self.serving.succeed("pg_basebackup", self.form.client, *words)
+        self.serving.succeed("pg_basebackup", *words, major=self.form.client)
 
     def unpack(self) -> None:
         """Make a data directory of archives."""
@@ -130,7 +130,7 @@ def test_each_form_of_a_clone_is_whole(
     source = Source(cluster_factory(major), tmp_path)
     chosen = [form for form in forms() if form.server == major]
     assert chosen
-    with Serving(tmp_path, source.repo) as serving:
+    with Serving(tmp_path, source.repo, major) as serving:
         for number, form in enumerate(chosen):
             place = tmp_path / f"{number}"
             place.mkdir()
