@@ -41,7 +41,13 @@ PSYCOPG_MODULES = {"pgbackup.replication.libpq"}
 """The modules that may import psycopg; one for ordinary SQL can be added here, no others."""
 
 PACKERS = {"stream", "repo", "backup", "restore", "serve"}
-LIBRARIES = {"zstandard": PACKERS, "crc32c": PACKERS, "typer": {"cli"}, "tqdm": {"cli"}}
+LIBRARIES = {
+    "zstandard": PACKERS,
+    "crc32c": PACKERS,
+    "lz4": {"stream"},
+    "typer": {"cli"},
+    "tqdm": {"cli"},
+}
 """Which packages may import what is not of the standard library."""
 
 DURABLE = "pgbackup.storage.durable"

@@ -10,7 +10,7 @@ from tests.binaries import CLIENT_MAJORS
 FORMATS = ("plain", "tar")
 COMPRESSIONS = (
     "none", "client-gzip:1", "client-lz4", "client-zstd:1",
-    "server-gzip:1", "server-zstd:1",
+    "server-gzip:1", "server-lz4:3", "server-zstd:1",
 )  # fmt: skip
 WAL_METHODS = ("none", "fetch", "stream")
 MANIFESTS = ("", "CRC32C", "no")

@@ -122,7 +122,6 @@ def test_a_client_gets_to_know_the_cluster(transport: LibpqTransport, made: Samp
         ('CREATE_REPLICATION_SLOT "A" PHYSICAL', "42602", "contains invalid character"),
         (CreateLogicalSlot("s", "p").text(15), "55000", "logical decoding requires a database"),
         ("BASE_BACKUP (TARGET 'server', TARGET_DETAIL '/x')", "42501", "permission denied"),
-        ("BASE_BACKUP (COMPRESSION 'lz4')", "42601", "does not support compression with LZ4"),
         ("BASE_BACKUP (FOO)", "42601", 'unrecognized base backup option: "foo"'),
         ("BASE_BACKUP (MAX_RATE 1)", "22003", "outside the valid range"),
         ("BASE_BACKUP (MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA512')", "0A000", "CRC32C checksums"),

@@ -1,23 +1,24 @@
 """A link that makes each archive one gzip stream."""
 
-import gzip
 import zlib
 
-import pytest
-
 from pgbackup.stream.gzip import Gzip
-from tests.stream.checked_sink import CheckedSink, send
+from pgbackup.stream.sink import Sink
+from tests.stream.link_contract import LinkContract
 
-CONTENT = bytes(range(256)) * 5000
+
+class TestGzip(LinkContract):
+    def link(self, successor: Sink) -> Sink:
+        return Gzip(successor)
+
+    def restored(self, stored: dict[str, bytes]) -> dict[str, bytes]:
+        return {name.removesuffix(".gz"): unpacked(data) for name, data in stored.items()}
 
 
-@pytest.mark.parametrize("level", [-1, 1, 9])
-def test_each_archive_is_one_stream_and_the_manifest_is_left_alone(level: int) -> None:
-    sink = CheckedSink((1000, 70_000))
-    send(Gzip(sink, level), {"1.tar": CONTENT, "base.tar": b"small"}, b"manifest", pieces=(999,))
+def unpacked(data: bytes) -> bytes:
+    """The content of what is one whole stream."""
     decompressor = zlib.decompressobj(31)
-    assert decompressor.decompress(sink.archives["1.tar.gz"]) == CONTENT
+    found = decompressor.decompress(data)
     assert decompressor.eof
     assert not decompressor.unused_data
-    assert gzip.decompress(sink.archives["base.tar.gz"]) == b"small"
-    assert sink.manifest == b"manifest"
+    return found
