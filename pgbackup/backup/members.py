@@ -172,7 +172,7 @@ def unsafe_path(name: str) -> str | None:
     return None
 
 
-class _Hash(Protocol):
+class ContentHash(Protocol):
     def update(self, data: memoryview, /) -> None: ...
 
     def digest(self) -> bytes: ...
@@ -197,19 +197,23 @@ class _NoHash:
         return b""
 
 
+def content_hash(algorithm: str) -> ContentHash:
+    """What makes the checksum of a manifest from the content of one file."""
+    match algorithm:
+        case "CRC32C":
+            return _Crc32c()
+        case "NONE":
+            return _NoHash()
+        case _:
+            return hashlib.new(algorithm.lower(), usedforsecurity=False)
+
+
 class ContentCheck:
     """Compares the content of one file with the manifest."""
 
     def __init__(self, file: ManifestFile) -> None:
         self._expected = file.checksum
-        self._hash: _Hash
-        match file.algorithm:
-            case "CRC32C":
-                self._hash = _Crc32c()
-            case "NONE":
-                self._hash = _NoHash()
-            case _:
-                self._hash = hashlib.new(file.algorithm.lower(), usedforsecurity=False)
+        self._hash = content_hash(file.algorithm)
         self.update = self._hash.update
 
     def is_right(self) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from json.encoder import encode_basestring
 
 from pgbackup.pg.manifest import CHECKSUM_FIELD, NO_CHECKSUM, VERSION_FIELD, WalRange
@@ -13,11 +14,14 @@ class ManifestBuilder:
 
     system_identifier: written from version 2 on.
     server_major:      decides about the version.
+    force_encode:      write all paths as those are that are not UTF-8.
 
     Source: backup_manifest.c (PostgreSQL 18)
     """
 
-    def __init__(self, server_major: int, system_identifier: int) -> None:
+    def __init__(
+        self, server_major: int, system_identifier: int, *, force_encode: bool = False
+    ) -> None:
         if server_major >= 17:
             head = (
                 f'{{ "{VERSION_FIELD}": 2,\n"System-Identifier": {system_identifier},\n"Files": ['
@@ -26,6 +30,7 @@ class ManifestBuilder:
             head = f'{{ "{VERSION_FIELD}": 1,\n"Files": ['
         self._text = bytearray(head.encode())
         self._separator = b"\n"
+        self._force_encode = force_encode
         self._mtime: float | None = None
         self._modified = ""
 
@@ -43,11 +48,7 @@ class ManifestBuilder:
         mtime:    seconds since 1970; fractions are cut off.
         checksum: bytes as they are to be printed, see crc32c_bytes.
         """
-        raw = path.encode("utf-8", "surrogateescape")
-        try:
-            name = b'"Path": ' + _quoted(raw.decode())
-        except UnicodeDecodeError:
-            name = b'"Encoded-Path": "%s"' % raw.hex().encode()
+        name = self._name(path.encode("utf-8", "surrogateescape"))
         if mtime != self._mtime:  # files made together are many
             self._mtime = mtime
             self._modified = time.strftime("%Y-%m-%d %H:%M:%S GMT", time.gmtime(mtime // 1))
@@ -66,6 +67,12 @@ class ManifestBuilder:
         self._text += f'\n],\n"WAL-Ranges": [\n{ranges}\n],\n'.encode()
         checksum = hashlib.sha256(self._text).hexdigest()
         return bytes(self._text + f'"{CHECKSUM_FIELD}": "{checksum}"}}\n'.encode())
+
+    def _name(self, path: bytes) -> bytes:
+        if not self._force_encode:
+            with suppress(UnicodeDecodeError):
+                return b'"Path": ' + _quoted(path.decode())
+        return b'"Encoded-Path": "%s"' % path.hex().encode()
 
 
 def _quoted(text: str) -> bytes:

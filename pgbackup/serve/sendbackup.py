@@ -10,6 +10,7 @@ from pgbackup.errors import ClientError
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.serve.copyout import Outgoing, copy_out
 from pgbackup.serve.offer import Offer
+from pgbackup.serve.othermanifest import OtherManifest, looks
 from pgbackup.serve.storedbackup import StoredBackupSource
 from pgbackup.serve.storedwal import Further
 from pgbackup.stream.compress import MAX_WORKERS, Compress, ZstdSettings
@@ -31,11 +32,16 @@ def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> WalPosit
     Raises: ClientError for what cannot be had, PgbackupError.
     """
     backup = offer.backup()
-    _check(command, backup)
+    _check(command)
     end = offer.end
     further = None if end is None else Further(offer.wal(end.timeline), end)
     with offer.cluster.catalog.reading(backup.record.label, "serve"):
-        as_stored = _wants_zstd(command) and all(each.is_compressed for each in backup.archives)
+        algorithm = _other_checksums(command, backup)
+        as_stored = (
+            _wants_zstd(command)
+            and not looks(algorithm)
+            and all(each.is_compressed for each in backup.archives)
+        )
         source = StoredBackupSource(
             backup, offer.cluster.archive, command, as_stored=as_stored, further=further
         )
@@ -45,9 +51,22 @@ def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> WalPosit
                 sink = Throttle(sink, command.max_rate)
             if command.compression is not None and not as_stored:
                 sink = compressed(sink, command.compression)
+            if algorithm is not None or command.force_encode:
+                sink = OtherManifest(
+                    sink, offer.major, algorithm, force_encode=command.force_encode
+                )
             return source.run(sink)
         finally:
             sink.cleanup()
+
+
+def _other_checksums(command: BaseBackup, backup: StoredBackup) -> str | None:
+    """Checksums that the stored manifest has not got.
+
+    Who says nothing asks for the default, and gets what is stored.
+    """
+    asked = command.manifest_checksums
+    return None if asked in (_DEFAULT_ALGORITHM, backup.record.checksum_algorithm) else asked
 
 
 def _wants_zstd(command: BaseBackup) -> bool:
@@ -66,10 +85,8 @@ def compressed(sink: Sink, compression: Compression) -> Sink:
     return Compress(sink, ZstdSettings(level, min(compression.workers or 1, MAX_WORKERS)))
 
 
-def _check(command: BaseBackup, backup: StoredBackup) -> None:
+def _check(command: BaseBackup) -> None:
     """Refuse what a stored backup cannot give. Raises: ClientError."""
-    algorithm = command.manifest_checksums
-    stored = backup.record.checksum_algorithm
     if command.target not in (CLIENT, BLACKHOLE):
         raise ClientError(
             "permission denied to create backup stored on server",
@@ -78,9 +95,3 @@ def _check(command: BaseBackup, backup: StoredBackup) -> None:
         )
     if command.incremental:
         raise ClientError("incremental backups are not served", sqlstate=_NOT_SUPPORTED)
-    if command.force_encode:
-        raise ClientError("the stored manifest has its own encoding", sqlstate=_NOT_SUPPORTED)
-    if algorithm not in (None, _DEFAULT_ALGORITHM, stored):
-        raise ClientError(
-            f"the stored manifest has {stored} checksums, not {algorithm}", sqlstate=_NOT_SUPPORTED
-        )

@@ -13,7 +13,7 @@ COMPRESSIONS = (
     "server-gzip:1", "server-lz4:3", "server-zstd:1",
 )  # fmt: skip
 WAL_METHODS = ("none", "fetch", "stream")
-MANIFESTS = ("", "CRC32C", "no")
+MANIFESTS = ("", "no", "NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512", "encoded")
 GZIP_ONLY = (18,)
 """Clients that are built without LZ4 and zstd."""
 
