@@ -10,6 +10,7 @@ Source: walsender.c, StartReplication, WalSndLoop (PostgreSQL 18)
 import select
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from pgbackup.errors import ClientError, ConnectionFailed
@@ -19,7 +20,9 @@ from pgbackup.serve.offer import Offer
 from pgbackup.serve.slots import HeldSlot, Slots
 from pgbackup.serve.walnews import WalNews
 from pgbackup.serve.walsource import WalSource
-from pgbackup.serve.walstream import WalPiece, WalStream
+from pgbackup.serve.walstream import BUFFERS, WalPiece, WalStream
+from pgbackup.storage.api import Bytes
+from pgbackup.stream.buffers import release_all
 from pgbackup.wire import backend, frontend, results
 from pgbackup.wire.commands import StartPhysicalReplication
 from pgbackup.wire.messages import (
@@ -32,6 +35,9 @@ from pgbackup.wire.messages import (
 
 TIMEOUT: Final = 60.0
 """Seconds without a word after which a client is given up; half of it asks for one."""
+
+BATCH: Final = BUFFERS // 2
+"""Pieces that are sent in one call; as many can be filled meanwhile."""
 
 LOOK_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
 GRACE: Final = 30.0
@@ -101,9 +107,9 @@ class WalSender:
             if self._is_done:
                 self._connection.send(backend.copy_done())
                 return False
-            piece = stream.take()
-            if piece is not None:
-                self._send(piece, stream.source.flushed)
+            pieces = stream.take(BATCH)
+            if pieces:
+                self._send(pieces, stream.source.flushed)
             elif stream.is_over:
                 self._connection.send(backend.copy_done())
                 self._await_copy_done()
@@ -115,14 +121,17 @@ class WalSender:
                 self._watch_client()
                 self._poll.poll(LOOK_INTERVAL * 1000)
 
-    def _send(self, piece: WalPiece, end: Lsn) -> None:
-        header = xlog_data_header(piece.start, end)
-        try:
+    def _send(self, pieces: Sequence[WalPiece], end: Lsn) -> None:
+        parts: list[Bytes] = []
+        for piece in pieces:
+            header = xlog_data_header(piece.start, end)
             message = backend.copy_data_header(len(header) + len(piece.data))
-            self._connection.send(message + header, piece.data)
-            self._sent = Lsn(piece.start + len(piece.data))
+            parts += (message + header, piece.data)
+        try:
+            self._connection.send(*parts)
+            self._sent = Lsn(pieces[-1].start + len(pieces[-1].data))
         finally:
-            piece.buffer.release()
+            release_all([piece.buffer for piece in pieces])
 
     def _listen(self, timeout: float = 0) -> None:
         """Take all that the client has said. Raises: ClientError, ConnectionFailed."""

@@ -64,19 +64,19 @@ class WalStream:
         """A descriptor that can be read from when there is something to take."""
         return self._event
 
-    def take(self) -> WalPiece | None:
-        """The next piece, without waiting; None if none is ready, or is_over.
+    def take(self, most: int = 1) -> list[WalPiece]:
+        """The next pieces, without waiting; nothing if none is ready, or is_over.
 
         Raises: what the thread ran into, when everything before it was taken.
         """
         with self._guard:
             if self._ready:
-                return self._ready.popleft()
+                return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
             if self._failure is not None:
                 raise self._failure
             if not self._is_done:
                 self._forget()
-            return None
+            return []
 
     def has_all(self, number: int = 0) -> bool:
         """Tell whether everything has been taken that was there at some news, or at any look."""

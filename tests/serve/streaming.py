@@ -12,10 +12,11 @@ def pieces(stream: WalStream, start: int, end: int | None = None) -> Iterator[by
     poll.register(stream.fileno(), select.POLLIN)
     position = start
     while not stream.is_over and (end is None or position < end):
-        piece = stream.take()
-        if piece is None:
+        taken = stream.take()
+        if not taken:
             assert poll.poll(30_000), "nothing came for half a minute"
             continue
+        (piece,) = taken
         assert piece.start == position
         assert 0 < len(piece.data) <= PIECE_SIZE
         assert len(piece.buffer.headroom) == HEADROOM

@@ -100,7 +100,7 @@ def test_whole_segments_come_from_any_position_on(scene: Scene, offset: int) -> 
     with scene.stream(3 * MIB + offset) as stream:
         assert read(stream, 3 * MIB + offset, 7 * MIB) == expected[offset:]
         assert stream.source.flushed == 7 * MIB
-        assert stream.take() is None
+        assert stream.take() == []
 
 
 def test_of_an_unfinished_segment_comes_what_is_flushed(scene: Scene) -> None:
@@ -110,7 +110,7 @@ def test_of_an_unfinished_segment_comes_what_is_flushed(scene: Scene) -> None:
     scene.publish(flushed)
     with scene.stream(3 * MIB) as stream:
         assert read(stream, 3 * MIB, flushed) == (content(3) + content(4))[: flushed - 3 * MIB]
-        assert stream.take() is None
+        assert stream.take() == []
         scene.publish(flushed + 1)
         assert read(stream, flushed, flushed + 1) == content(4)[flushed % MIB :][:1]
         scene.put(4)
@@ -151,7 +151,7 @@ def test_a_segment_that_a_receiver_is_at_is_waited_for(scene: Scene) -> None:
     scene.publish(4 * MIB)
     with scene.stream(3 * MIB) as stream:
         read(stream, 3 * MIB, 4 * MIB)
-        assert stream.take() is None
+        assert stream.take() == []
         scene.publish(4 * MIB + PAGE)
         assert read(stream, 4 * MIB, 4 * MIB + PAGE) == content(4)[:PAGE]
 
@@ -172,10 +172,10 @@ def take_until_damage(stream: WalStream) -> int:
     taken = 0
     while select.select([stream.fileno()], [], [], 30)[0]:
         try:
-            piece = stream.take()
+            pieces = stream.take()
         except CorruptData:
             return taken
-        if piece is not None:
+        for piece in pieces:
             taken += len(piece.data)
             piece.buffer.release()
     raise AssertionError("nothing came for half a minute")
@@ -242,7 +242,7 @@ def test_a_client_gets_wal_up_to_the_end_that_it_wants(scene: Scene, offset: int
     with scene.stream(3 * MIB, end=WalPosition(Timeline(1), Lsn(end))) as stream:
         found = read(stream, 3 * MIB, end)
         assert found == (content(3) + content(4))[: MIB + offset]
-        assert (stream.source.flushed, stream.take()) == (end, None)
+        assert (stream.source.flushed, stream.take()) == (end, [])
     with pytest.raises(ClientError, match="is ahead of the WAL flush position"):
         stream.source.check_reached(Lsn(end + 1))
 
@@ -303,4 +303,4 @@ def test_a_stream_that_nobody_takes_from_can_be_ended(scene: Scene) -> None:
         scene.put(number)
     with scene.stream(3 * MIB) as stream:
         select.select([stream.fileno()], [], [], 30)
-    assert stream.take() is None
+    assert stream.take() == []
