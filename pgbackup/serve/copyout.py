@@ -20,7 +20,8 @@ from pgbackup.wire import backend, copydata
 from pgbackup.wire.commands import PARENTHESES_SINCE
 
 LARGEST_MESSAGE: Final = 64 * 1024
-"""Bytes of contents in one message. Servers send 32 KiB; libpq takes these with a third of the CPU."""
+"""Bytes of contents in one message. Servers send half of it, which costs libpq three times the CPU.
+See scripts/bench/serve.py."""
 
 PROGRESS_INTERVAL: Final = 1.0
 """Seconds between two progress messages within an archive."""
