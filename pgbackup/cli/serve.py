@@ -13,6 +13,7 @@ from pgbackup.cli.output import say
 from pgbackup.errors import ExitCode, UsageError
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.addresses import default_addresses, parse_address
+from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import read_entrance
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.listeners import listen as listen_at
@@ -47,6 +48,15 @@ def serve(
     tls_key: encryption.Key = None,
     tls_ca: encryption.Authorities = None,
     tls_crl: encryption.Revoked = None,
+    max_clients: Annotated[
+        int, typer.Option("--max-clients", min=1, help="How many are served at a time.")
+    ] = STANDARD.clients,
+    authentication_timeout: Annotated[
+        int,
+        typer.Option(
+            "--authentication-timeout", min=1, help="Seconds in which a client has to be let in."
+        ),
+    ] = int(STANDARD.authentication),
     label: Annotated[
         str, typer.Option("--label", help="The backup to send: a label, latest or oldest.")
     ] = LATEST,
@@ -107,6 +117,7 @@ def serve(
     if receive is None and (slot or synchronous or accept_gap):
         raise UsageError("--slot, --synchronous and --accept-gap go with --receive")
     repository = Repository.open(open_storage(repo), create=receive is not None)
+    limits = Limits(max_clients, authentication_timeout)
     tell = _silent if quiet else _tell
 
     def build(cluster: ClusterRepository, news: WalNews) -> tuple[Server, Listeners]:
@@ -114,7 +125,7 @@ def serve(
         listeners = listen_at(addresses, port)
         read = partial(read_entrance, repository.storage, files, is_exposed=listeners.is_exposed)
         try:
-            server = Server(offer, read, news, tell)
+            server = Server(offer, read, news, tell, limits)
         except BaseException:
             listeners.close()
             raise

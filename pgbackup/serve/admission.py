@@ -6,7 +6,7 @@ from dataclasses import replace
 from pgbackup.errors import ConnectionFailed
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.entrance import Entrance
-from pgbackup.serve.session import Admitted, BeginTls, Cancel, Client, Ended, Reply, Session
+from pgbackup.serve.session import Admitted, BeginTls, Cancel, Client, Ended, Event, Reply, Session
 
 
 class Admission:
@@ -28,20 +28,19 @@ class Admission:
         """
         while True:
             data = self._connection.read(deadline - time.monotonic())
-            if not data:
-                raise ConnectionFailed("the client took too long to say who it is")
-            outcome = self._take(data, deadline)
+            events = self._session.receive(data) if data else self._session.give_up()
+            outcome = self._act(events, deadline)
             if outcome is not None:
                 return outcome
 
-    def _take(self, data: bytes, deadline: float) -> Admitted | Cancel | None:
-        for event in self._session.receive(data):
+    def _act(self, events: list[Event], deadline: float) -> Admitted | Cancel | None:
+        for event in events:
             match event:
                 case Reply(answer):
                     self._connection.send(answer)
                 case BeginTls():
                     behind = self._begin_tls(event, deadline)
-                    return self._take(behind, deadline) if behind else None
+                    return self._act(self._session.receive(behind), deadline)
                 case Admitted():
                     self._connection.reader = self._session.reader
                     return event

@@ -20,6 +20,8 @@ from pgbackup.wire.frontend import MAX_QUERY, FrontendReader, Message
 
 SEND_TIMEOUT = 300.0
 """Seconds in which a client has to take at least something; a slow disk may hold it up."""
+MAX_UNREAD = 2 * MAX_QUERY
+"""Bytes that may have arrived and not been asked for."""
 
 _RECEIVE_SIZE = 1 << 16  # bytes
 _MAX_PARTS = 1000  # of one system call; Linux takes 1024
@@ -96,8 +98,10 @@ class Connection:
     def receive(self, timeout: float | None) -> bool:
         """Take what has arrived; return whether that was anything.
 
-        Raises: ConnectionFailed when the client has gone.
+        Raises: ConnectionFailed when the client has gone, or says more than anybody asks for.
         """
+        if len(self.reader.unread) > MAX_UNREAD:
+            raise ConnectionFailed("could not go on with the client: it does not wait for answers")
         data = self.read(timeout)
         self.reader.feed(data)
         return bool(data)
@@ -133,6 +137,16 @@ class Connection:
     def fileno(self) -> int:
         """The descriptor, for somebody who waits for this and for other things."""
         return self._socket.fileno()
+
+    def cut_off(self, farewell: bytes = b"") -> None:
+        """Have whoever uses it find that the client has gone; for any thread.
+
+        farewell: for the client, unless it has begun TLS.
+        """
+        with suppress(OSError):  # it has gone by itself
+            if farewell and self._tls is None:
+                self._socket.send(farewell, socket.MSG_DONTWAIT)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection; over TLS, saying so."""

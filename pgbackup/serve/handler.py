@@ -10,6 +10,7 @@ import threading
 
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError, ProtocolViolation
 from pgbackup.pg.lsn import WalPosition
+from pgbackup.serve.cancellation import Cancellable, Cancellation
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.sendbackup import send_backup
@@ -53,12 +54,14 @@ class Handler:
         user: User,
         pid: int,
         news: WalNews,
+        cancellation: Cancellation,
         stopping: threading.Event,
     ) -> None:
         self._connection = connection
         self._offer = offer
         self._user = user
         self._news = news
+        self._cancellation = cancellation
         self._stopping = stopping
         self._slots = Slots(offer.cluster, pid)
 
@@ -108,6 +111,7 @@ class Handler:
 
     def _query(self, body: bytes) -> bool:
         """Do a command; return whether another one may come."""
+        self._cancellation.forget()
         try:
             command = parse_command(frontend.query_text(body), self._offer.major)
             if not self._execute(command):
@@ -147,12 +151,12 @@ class Handler:
                 self._slots.alter(name, self._pause)
             case BaseBackup():
                 self._check(Right.BASE_BACKUP)
-                send_backup(self._connection, offer, command)
+                client = Cancellable(self._connection, self._cancellation)
+                send_backup(client, offer, command)
                 self._complete("BASE_BACKUP")
             case StartPhysicalReplication():
                 self._check(Right.WAL)
-                sender = WalSender(self._connection, offer, self._slots, self._news, self._stopping)
-                return sender.run(command)
+                return self._send_wal(command)
             case CreateLogicalSlot() | StartLogicalReplication():
                 raise ClientError(
                     "logical decoding requires a database connection", sqlstate="55000"
@@ -162,6 +166,17 @@ class Handler:
             case _:
                 raise TypeError(f"no answer to {command!r}")
         return True
+
+    def _send_wal(self, command: StartPhysicalReplication) -> bool:
+        sender = WalSender(
+            self._connection,
+            self._offer,
+            self._slots,
+            self._news,
+            self._cancellation,
+            self._stopping,
+        )
+        return sender.run(command)
 
     def _check(self, right: Right) -> None:
         """Raises: ClientError if the user has not got a right."""
@@ -197,6 +212,7 @@ class Handler:
             raise ClientError(
                 "terminating connection due to administrator command", sqlstate="57P01"
             )
+        self._cancellation.check()
         self._connection.receive(seconds)
 
     def _complete(self, tag: str) -> None:

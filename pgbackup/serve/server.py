@@ -6,17 +6,16 @@ are sent away, streams are ended in good order, base backups may be finished.
 Source: postmaster.c, ServerLoop; walsender.c (PostgreSQL 18)
 """
 
-import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, Protocol
 
-from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError
+from pgbackup.errors import ConnectionFailed, PgbackupError
 from pgbackup.serve.admission import Admission
 from pgbackup.serve.connection import Connection
+from pgbackup.serve.connections import STANDARD, Connections, Guest, Limits, too_many
 from pgbackup.serve.entrance import Entrance
 from pgbackup.serve.handler import Handler
 from pgbackup.serve.offer import Offer
@@ -24,12 +23,7 @@ from pgbackup.serve.session import Admitted, Client, greeting
 from pgbackup.serve.walnews import WalNews
 from pgbackup.wire import backend
 
-MAX_CLIENTS: Final = 100
-AUTHENTICATION_TIMEOUT: Final = 60.0
-"""Seconds that the beginning of a connection may take, however many bytes come in them."""
-
 ACCEPT_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
-KEY_LENGTH: Final = 4
 
 Report = Callable[[str], object]
 """Takes a sentence about a client, on that client's thread."""
@@ -48,7 +42,12 @@ class Server:
     """
 
     def __init__(
-        self, offer: Offer, read: Callable[[], Entrance], news: WalNews, report: Report
+        self,
+        offer: Offer,
+        read: Callable[[], Entrance],
+        news: WalNews,
+        report: Report,
+        limits: Limits = STANDARD,
     ) -> None:
         """Raises: what reading raises."""
         self._read = read
@@ -58,8 +57,8 @@ class Server:
         self._news = news
         self._report = report
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._clients: dict[threading.Thread, socket.socket] = {}
+        self._limits = limits
+        self._connections = Connections(limits)
 
     def run(self, listener: Accepts, is_over: Callable[[], bool]) -> None:
         """Accept clients until it is over."""
@@ -68,12 +67,12 @@ class Server:
                 self._reload()
             try:
                 accepted = listener.accept(ACCEPT_INTERVAL)
+                if accepted is not None:
+                    stream, client = accepted
+                    self._connections.begin(Guest(Connection(stream), client), self._serve)
             except ConnectionFailed as error:  # as of too many open files
                 self._report(error.message)
                 self._stopping.wait(ACCEPT_INTERVAL)
-                continue
-            if accepted is not None:
-                self._begin(*accepted)
 
     def reload(self) -> None:
         """Have it read anew who is let in, in a moment; for signal handlers, too."""
@@ -95,65 +94,32 @@ class Server:
         grace: seconds.
         """
         self._stopping.set()
-        deadline = time.monotonic() + grace
-        for thread in self._threads():
-            thread.join(max(0.0, deadline - time.monotonic()))
-        cut_off = 0
-        with self._lock:
-            for stream in self._clients.values():
-                with suppress(OSError):  # it has gone by itself
-                    stream.shutdown(socket.SHUT_RDWR)
-                cut_off += 1
-        for thread in self._threads():
-            thread.join()
-        return cut_off
+        return self._connections.finish(time.monotonic() + grace)
 
-    def _threads(self) -> list[threading.Thread]:
-        with self._lock:
-            return list(self._clients)
-
-    def _begin(self, stream: socket.socket, client: Client) -> None:
-        thread = threading.Thread(target=self._serve, args=(stream, client), name="client")
-        with self._lock:
-            is_full = len(self._clients) >= MAX_CLIENTS
-            if not is_full:
-                self._clients[thread] = stream
-        if is_full:
-            error = ClientError("sorry, too many clients already", sqlstate="53300")
-            with stream, suppress(OSError):
-                stream.setblocking(False)
-                stream.send(backend.error_response(error, fatal=True))
-            return
-        thread.start()
-
-    def _serve(self, stream: socket.socket, client: Client) -> None:
-        connection = Connection(stream)
-        deadline = time.monotonic() + AUTHENTICATION_TIMEOUT
+    def _serve(self, guest: Guest) -> None:
+        connection, address = guest.connection, guest.client.address
+        deadline = time.monotonic() + self._limits.authentication
         try:
-            outcome = Admission(connection, client, self._entrance).run(deadline)
+            outcome = Admission(connection, guest.client, self._entrance).run(deadline)
             if isinstance(outcome, Admitted):
-                self._take_commands(connection, outcome)
+                self._take_commands(guest, outcome)
+            else:
+                self._connections.cancel(outcome.request)
         except PgbackupError as error:
-            self._report(f"{client.address}: {error.message}")
-        finally:
-            with self._lock:
-                del self._clients[threading.current_thread()]
-                connection.close()
+            reason = too_many().message if guest.is_turned_away else error.message
+            self._report(f"{address}: {reason}")
 
-    def _take_commands(self, connection: Connection, admitted: Admitted) -> None:
+    def _take_commands(self, guest: Guest, admitted: Admitted) -> None:
+        connection = guest.connection
         pid = threading.get_native_id()  # of all processes, so that slots tell who uses them
         try:
             offer = self._offer.asked_for(admitted.startup.settings)
+            self._connections.admit(guest, pid)
         except PgbackupError as error:
             connection.send(backend.error_response(error, fatal=True))
             raise
-        connection.send(
-            greeting(
-                admitted.startup,
-                offer.server_version,
-                offer.major,
-                pid,
-                secrets.token_bytes(KEY_LENGTH),
-            )
-        )
-        Handler(connection, offer, admitted.user, pid, self._news, self._stopping).run()
+        key = guest.cancellation.key
+        connection.send(greeting(admitted.startup, offer.server_version, offer.major, pid, key))
+        Handler(
+            connection, offer, admitted.user, pid, self._news, guest.cancellation, self._stopping
+        ).run()

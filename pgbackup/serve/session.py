@@ -119,6 +119,7 @@ class Session:
         self._step: Callable[[], bool] | None = self._read_packet
         self._events: list[Event] = []
         self._asked: set[type] = set()
+        self._has_startup = False
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes, and return what to do, in order."""
@@ -132,6 +133,18 @@ class Session:
             self._end(error)
         except ProtocolViolation as error:
             self._end(error)
+        return self._events
+
+    def give_up(self) -> list[Event]:
+        """Time is over. Who has not yet said what it wants is told nothing, as by PostgreSQL.
+
+        Source: postgres.c, ProcessInterrupts; backend_startup.c, StartupPacketTimeoutHandler
+        """
+        self._events = []
+        error = ClientError("canceling authentication due to timeout", sqlstate="57014")
+        if self._has_startup:
+            self._reply(backend.error_response(error, fatal=True))
+        self._end(error)
         return self._events
 
     def tls_has_begun(self, client: Client) -> None:
@@ -163,7 +176,7 @@ class Session:
                 self._events.append(Cancel(packet))
                 self._step = None
             case StartupMessage():
-                self._startup = packet
+                self._startup, self._has_startup = packet, True
                 self._begin_authentication()
         return True
 

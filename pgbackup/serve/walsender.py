@@ -15,6 +15,7 @@ from typing import Final
 
 from pgbackup.errors import ClientError, ConnectionFailed
 from pgbackup.pg.lsn import Lsn, WalPosition
+from pgbackup.serve.cancellation import Cancellation
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.slots import HeldSlot, Slots
@@ -56,12 +57,14 @@ class WalSender:
         offer: Offer,
         slots: Slots,
         news: WalNews,
+        cancellation: Cancellation,
         stopping: threading.Event,
     ) -> None:
         self._connection = connection
         self._offer = offer
         self._slots = slots
         self._news = news
+        self._cancellation = cancellation
         self._stopping = stopping
         self._poll = select.poll()
         self._slot: HeldSlot | None = None
@@ -104,6 +107,7 @@ class WalSender:
         """Send and listen until the end; return whether it is the server's."""
         while True:
             self._listen()
+            self._cancellation.check()
             if self._is_done:
                 self._connection.send(backend.copy_done())
                 return False

@@ -10,6 +10,7 @@ from typing import Self
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.addresses import LOOPBACK, Directory, HostPort
+from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import Entrance
 from pgbackup.serve.listener import user_name
 from pgbackup.serve.listeners import listen
@@ -30,7 +31,13 @@ class Running:
     reports: what it told of its clients.
     """
 
-    def __init__(self, cluster: ClusterRepository, *users: User, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        cluster: ClusterRepository,
+        *users: User,
+        tls: Tls | None = None,
+        limits: Limits = STANDARD,
+    ) -> None:
         self.reports: list[str] = []
         self.cut_off: int | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="pgb-serve-")  # a short path
@@ -39,7 +46,9 @@ class Running:
         gate = Gate(by_name, user_name(), b"only for this test", tls is not None)
         self.news = WalNews(cluster)
         entrance = Entrance(gate, tls)
-        self.server = Server(Offer(cluster), lambda: entrance, self.news, self.reports.append)
+        self.server = Server(
+            Offer(cluster), lambda: entrance, self.news, self.reports.append, limits
+        )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 

@@ -124,7 +124,6 @@ def test_a_client_gets_to_know_the_cluster(transport: LibpqTransport, made: Samp
         ("BASE_BACKUP (TARGET 'server', TARGET_DETAIL '/x')", "42501", "permission denied"),
         ("BASE_BACKUP (FOO)", "42601", 'unrecognized base backup option: "foo"'),
         ("BASE_BACKUP (MAX_RATE 1)", "22003", "outside the valid range"),
-        ("BASE_BACKUP (MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA512')", "0A000", "CRC32C checksums"),
         ("START_REPLICATION 0/200000 TIMELINE 9", "XX000", "is not in this server's history"),
         ("START_REPLICATION SLOT none 0/200000", "42704", "does not exist"),
     ],

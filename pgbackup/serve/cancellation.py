@@ -1,0 +1,53 @@
+"""The wish of a client, by another connection, that its command ends.
+
+Source: procsignal.c, SendCancelRequest; postgres.c, ProcessInterrupts (PostgreSQL 18).
+"""
+
+import hmac
+import secrets
+from typing import Final
+
+from pgbackup.errors import ClientError
+from pgbackup.serve.copyout import Outgoing
+from pgbackup.storage.api import Bytes
+
+KEY_LENGTH: Final = 4
+"""Bytes; all that protocol 3.0 has."""
+
+
+class Cancellation:
+    """Of one connection. Asked for by any thread, and found by the one that does the command.
+
+    key: what a request has to say.
+    """
+
+    def __init__(self) -> None:
+        self.key = secrets.token_bytes(KEY_LENGTH)
+        self._is_asked = False
+
+    def ask(self, key: bytes) -> None:
+        """Have the command end that is being done, if the key is right."""
+        self._is_asked |= hmac.compare_digest(key, self.key)
+
+    def forget(self) -> None:
+        """A command begins; what was asked for before was not about it."""
+        self._is_asked = False
+
+    def check(self) -> None:
+        """Raises: ClientError if the command has to end."""
+        if self._is_asked:
+            self._is_asked = False
+            raise ClientError("canceling statement due to user request", sqlstate="57014")
+
+
+class Cancellable:
+    """Sends to a client what it shall get, until the command has to end."""
+
+    def __init__(self, client: Outgoing, cancellation: Cancellation) -> None:
+        self._client = client
+        self._cancellation = cancellation
+
+    def send(self, *parts: Bytes) -> None:
+        """Send whole messages. Raises: ClientError, ConnectionFailed."""
+        self._cancellation.check()
+        self._client.send(*parts)
