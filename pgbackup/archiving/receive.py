@@ -41,7 +41,7 @@ from pgbackup.replication import client
 from pgbackup.replication.client import SystemIdentity
 from pgbackup.replication.slotstate import closing
 from pgbackup.replication.transport import Transport
-from pgbackup.replication.walreceiver import WalStream
+from pgbackup.replication.walreceiver import Quorum, WalStream
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.api import Lock
@@ -92,7 +92,13 @@ class ReceiveOptions:
 
 
 class Relay(Protocol):
-    """What sends received WAL on, in the same process."""
+    """What sends received WAL on, in the same process.
+
+    quorum: of those who get it, if the server's commits shall wait for them too.
+    """
+
+    @property
+    def quorum(self) -> Quorum | None: ...
 
     def begin(self, cluster: ClusterRepository) -> None:
         """The archive is open; told again for each connection."""
@@ -229,6 +235,7 @@ class WalReceiver:
                 slot=self._slot_name,
                 flush_every=0.0 if self._options.synchronous else FLUSH_EVERY,
                 stop_limit=STOP_LIMIT,
+                quorum=None if self._relay is None else self._relay.quorum,
             )
             wal.follow(partial(getattr, stream, "server_end"))
             following = self._run(stream, begin)

@@ -10,9 +10,10 @@ from pgbackup.archiving.stopping import StopRequest
 from pgbackup.cli import encryption, options, receiving
 from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
-from pgbackup.errors import ExitCode, UsageError
+from pgbackup.errors import ClientError, ExitCode, UsageError
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.addresses import default_addresses, parse_address
+from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import read_entrance
 from pgbackup.serve.listeners import Listeners
@@ -20,6 +21,7 @@ from pgbackup.serve.listeners import listen as listen_at
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.service import Service
+from pgbackup.serve.standbynames import StandbyNames, parse_standby_names
 from pgbackup.serve.walnews import WalNews
 from pgbackup.storage.registry import open_storage
 
@@ -80,6 +82,15 @@ def serve(
     shadow_slots: receiving.ShadowSlots = False,
     accept_gap: receiving.AcceptGap = False,
     synchronous: receiving.Synchronous = False,
+    synchronous_standby_names: Annotated[
+        str,
+        typer.Option(
+            "--synchronous-standby-names",
+            metavar="'FIRST 2 (a, b)'|'ANY 1 (*)'",
+            help="Report as flushed what these clients have flushed, too, so that the server's"
+            " commits wait for them. As the server's setting of that name.",
+        ),
+    ] = "",
     compress: receiving.Compress = "zstd",
     system: options.System = None,
     quiet: options.Quiet = False,
@@ -97,6 +108,7 @@ def serve(
     """
     files = encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl)
     addresses = [parse_address(each, port) for each in listen or []] or default_addresses(port)
+    names = _standby_names(synchronous_standby_names)
     number = options.parse_system(system)
     wanted = ReceiveOptions(
         slot=receiving.slot_options(
@@ -109,23 +121,27 @@ def serve(
         ),
         create_slot=create_slot,
         exists_ok=if_not_exists,
-        synchronous=synchronous,
+        synchronous=synchronous or names is not None,
         level=receiving.parse_level(compress),
         system=number,
         accept_gap=accept_gap,
     )
-    if receive is None and (slot or synchronous or accept_gap):
-        raise UsageError("--slot, --synchronous and --accept-gap go with --receive")
+    if receive is None and (slot or wanted.synchronous or accept_gap):
+        raise UsageError(
+            "--slot, --accept-gap, --synchronous and --synchronous-standby-names go with --receive"
+        )
     repository = Repository.open(open_storage(repo), create=receive is not None)
     limits = Limits(max_clients, authentication_timeout)
     tell = _silent if quiet else _tell
 
-    def build(cluster: ClusterRepository, news: WalNews) -> tuple[Server, Listeners]:
+    def build(
+        cluster: ClusterRepository, news: WalNews, clients: Clients
+    ) -> tuple[Server, Listeners]:
         offer = Offer(cluster, label)
         listeners = listen_at(addresses, port)
         read = partial(read_entrance, repository.storage, files, is_exposed=listeners.is_exposed)
         try:
-            server = Server(offer, read, news, tell, limits)
+            server = Server(offer, read, news, clients, tell, limits)
         except BaseException:
             listeners.close()
             raise
@@ -134,7 +150,7 @@ def serve(
         return server, listeners
 
     with StopRequest() as stop, receiving.Signals(stop) as signals:
-        service = Service(build, stop, is_fed=receive is not None)
+        service = Service(build, stop, is_fed=receive is not None, names=names)
         try:
             with at_hang_up(service.reload):
                 if receive is None:
@@ -147,6 +163,14 @@ def serve(
         if cut_off:
             tell(f"{cut_off} clients took longer than {grace} s and were cut off")
         return ExitCode.OK if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED
+
+
+def _standby_names(text: str) -> StandbyNames | None:
+    try:
+        return parse_standby_names(text)
+    except ClientError as error:
+        reason = "" if error.detail is None else f": {error.detail}"
+        raise UsageError(error.message + reason) from error
 
 
 def _tell(text: str) -> None:

@@ -124,6 +124,7 @@ class LibpqTransport:
         self._pgconn = connection.pgconn
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
+        self._wake: int | None = None
         self._learn_address()
         self._learn_version()
 
@@ -143,13 +144,13 @@ class LibpqTransport:
         except psycopg.Error as error:
             raise self._lost(error) from error
 
-    def receive(self, timeout: float | None = None) -> Event | None:
+    def receive(self, timeout: float | None = None, wake: int | None = None) -> Event | None:
         try:
             if self._pending is not None:
                 event, self._pending = self._pending, None
                 return event
             if self._copy is not None:
-                return self._receive_copy(timeout)
+                return self._receive_copy(timeout, wake)
             return self._receive_result(timeout)
         except psycopg.Error as error:
             raise self._lost(error) from error
@@ -159,14 +160,14 @@ class LibpqTransport:
             self._connection.close()
             self._connection = None
 
-    def _receive_copy(self, timeout: float | None) -> Event | None:
+    def _receive_copy(self, timeout: float | None, wake: int | None) -> Event | None:
         while True:
             length, data = self._pgconn.get_copy_data(1)
             if length > 0:
                 return data
             if length < 0:
                 return self._end_of_copy()
-            if not self._wait(timeout):
+            if not self._wait(timeout, wake):
                 return None
 
     def _end_of_copy(self) -> Event:
@@ -209,13 +210,23 @@ class LibpqTransport:
             raise self._server_error(result)
         raise ProtocolViolation(f"the server sent an unexpected result (status {status})")
 
-    def _wait(self, timeout: float | None) -> bool:
-        """Wait for bytes and take them in; False when the time is over."""
+    def _wait(self, timeout: float | None, wake: int | None = None) -> bool:
+        """Wait for bytes and take them in; False when the time is over, or we were woken."""
         milliseconds = None if timeout is None else max(0, round(timeout * 1000))
-        if not self._poll.poll(milliseconds):
+        ready = [descriptor for descriptor, _ in self._poll_for(wake).poll(milliseconds)]
+        if self._pgconn.socket not in ready:
             return False
         self._pgconn.consume_input()
         return True
+
+    def _poll_for(self, wake: int | None) -> select.poll:
+        if wake is None:
+            return self._poll
+        if self._wake != wake:
+            self._wake, self._waking_poll = wake, select.poll()
+            self._waking_poll.register(self._pgconn.socket, select.POLLIN)
+            self._waking_poll.register(wake, select.POLLIN)
+        return self._waking_poll
 
     def _server_error(self, result: pq.abc.PGresult) -> PgbackupError:
         def diagnosis(field: pq.DiagnosticField) -> str | None:

@@ -109,8 +109,10 @@ class Transport(Protocol):
     def send(self, message: Message) -> None:
         """Send a command, or a message into the running COPY. Raises: ConnectionFailed."""
 
-    def receive(self, timeout: float | None = None) -> Event | None:
+    def receive(self, timeout: float | None = None, wake: int | None = None) -> Event | None:
         """Return the next event; None after `timeout` seconds without one.
+
+        wake: a descriptor that ends the waiting within a COPY as soon as it can be read from.
 
         A memoryview is valid until the next call. Raises: ServerError, ConnectionFailed.
         """

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pgbackup.errors import ConnectionFailed, ProtocolViolation, ServerError, WalGap
-from pgbackup.pg.lsn import Lsn, WalPosition
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.client import UNDEFINED_FILE, expect_event, position
 from pgbackup.replication.transport import (
     CommandComplete,
@@ -65,6 +65,16 @@ class WalDestination(Protocol):
         """Make durable what can be made durable now."""
 
 
+class Quorum(Protocol):
+    """Others that have to have WAL too, before it is reported as flushed."""
+
+    def fileno(self) -> int:
+        """A descriptor that can be read from when they may have more."""
+
+    def limit(self, timeline: Timeline) -> Lsn:
+        """Up to where enough of them have a timeline; 0 is not known. Quiets the descriptor."""
+
+
 class WalStream:
     """One timeline's stream.
 
@@ -72,6 +82,7 @@ class WalStream:
     flush_every: seconds after which written WAL is flushed and reported; 0 means whenever
                  nothing more is there to read, None leaves it to the destination and the server.
     stop_limit:  seconds of silence after which a server that was told to stop counts as gone.
+    quorum:      reported as flushed is what the destination and the quorum both have.
     """
 
     def __init__(
@@ -83,6 +94,7 @@ class WalStream:
         slot: str | None = None,
         flush_every: float | None = None,
         stop_limit: float = SILENCE_LIMIT,
+        quorum: Quorum | None = None,
     ) -> None:
         self._transport = transport
         self._destination = destination
@@ -90,6 +102,10 @@ class WalStream:
         self._slot = slot
         self._flush_every = flush_every
         self._stop_limit = stop_limit
+        self._quorum = quorum
+        self._wake = None if quorum is None else quorum.fileno()
+        self._timeline = Timeline(1)
+        self._reported = Lsn(0)
         self._last_flush = 0.0
         self._last_report = 0.0
         self._last_heard = 0.0
@@ -102,6 +118,7 @@ class WalStream:
         Returns: where the next timeline begins, when this one has ended; None when stopped.
         Raises: WalGap (the server no longer has this WAL), ConnectionFailed, ServerError.
         """
+        self._timeline = start.timeline
         self._transport.send(StartPhysicalReplication(start.lsn, start.timeline, self._slot))
         try:
             event = expect_event(self._transport, SILENCE_LIMIT)
@@ -122,7 +139,7 @@ class WalStream:
         self._last_heard = self._last_flush = time.monotonic()
         self._report()
         while not self._should_stop():
-            event = self._transport.receive(self._patience())
+            event = self._transport.receive(self._patience(), self._wake)
             self._flush_if_due(is_drained=event is None)
             if event is None:
                 self._watch_silence()
@@ -132,7 +149,8 @@ class WalStream:
                 return self._follow()
             else:
                 raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
-            if time.monotonic() - self._last_report >= STATUS_INTERVAL:
+            is_due = time.monotonic() - self._last_report >= STATUS_INTERVAL
+            if is_due or (self._quorum is not None and self._confirmed() > self._reported):
                 self._report()
         self._stop()
         return None
@@ -174,12 +192,15 @@ class WalStream:
             self._report()
 
     def _report(self, *, reply: bool = False) -> None:
-        destination = self._destination
-        status = standby_status(
-            destination.write_lsn, destination.flush_lsn, destination.flush_lsn, reply=reply
-        )
+        flushed = self._confirmed()
+        status = standby_status(self._destination.write_lsn, flushed, flushed, reply=reply)
         self._transport.send(status)
-        self._last_report = time.monotonic()
+        self._last_report, self._reported = time.monotonic(), flushed
+
+    def _confirmed(self) -> Lsn:
+        """What may be reported as flushed."""
+        flushed = self._destination.flush_lsn
+        return flushed if self._quorum is None else min(flushed, self._quorum.limit(self._timeline))
 
     def _watch_silence(self) -> None:
         silence = time.monotonic() - self._last_heard

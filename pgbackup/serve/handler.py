@@ -11,6 +11,7 @@ import threading
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError, ProtocolViolation
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.serve.cancellation import Cancellable, Cancellation
+from pgbackup.serve.clients import Attendance
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.sendbackup import send_backup
@@ -43,8 +44,8 @@ LOOK_INTERVAL = 0.2
 class Handler:
     """One client's commands.
 
-    pid:      of the connection, as the client knows it.
-    stopping: set when the server ends.
+    attendance: where others see what is done for the client.
+    stopping:   set when the server ends.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Handler:
         connection: Connection,
         offer: Offer,
         user: User,
-        pid: int,
+        attendance: Attendance,
         news: WalNews,
         cancellation: Cancellation,
         stopping: threading.Event,
@@ -60,10 +61,11 @@ class Handler:
         self._connection = connection
         self._offer = offer
         self._user = user
+        self._attendance = attendance
         self._news = news
         self._cancellation = cancellation
         self._stopping = stopping
-        self._slots = Slots(offer.cluster, pid)
+        self._slots = Slots(offer.cluster, attendance.status.pid)
 
     def run(self) -> None:
         """Return when the client has left. Raises: ConnectionFailed when it is lost."""
@@ -114,7 +116,11 @@ class Handler:
         self._cancellation.forget()
         try:
             command = parse_command(frontend.query_text(body), self._offer.major)
-            if not self._execute(command):
+            try:
+                goes_on = self._execute(command)
+            finally:
+                self._attendance.end_command()
+            if not goes_on:
                 return False
         except ConnectionFailed:
             raise
@@ -152,6 +158,7 @@ class Handler:
             case BaseBackup():
                 self._check(Right.BASE_BACKUP)
                 client = Cancellable(self._connection, self._cancellation)
+                self._attendance.begin_backup()
                 send_backup(client, offer, command)
                 self._complete("BASE_BACKUP")
             case StartPhysicalReplication():
@@ -172,6 +179,7 @@ class Handler:
             self._connection,
             self._offer,
             self._slots,
+            self._attendance,
             self._news,
             self._cancellation,
             self._stopping,

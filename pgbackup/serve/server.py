@@ -13,7 +13,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pgbackup.errors import ConnectionFailed, PgbackupError
+from pgbackup.replication.published import now
 from pgbackup.serve.admission import Admission
+from pgbackup.serve.clients import Clients
+from pgbackup.serve.clientstatus import ClientStatus, clean_name
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.connections import STANDARD, Connections, Guest, Limits, too_many
 from pgbackup.serve.entrance import Entrance
@@ -46,6 +49,7 @@ class Server:
         offer: Offer,
         read: Callable[[], Entrance],
         news: WalNews,
+        clients: Clients,
         report: Report,
         limits: Limits = STANDARD,
     ) -> None:
@@ -55,6 +59,7 @@ class Server:
         self._is_old = False
         self._offer = offer
         self._news = news
+        self._clients = clients
         self._report = report
         self._stopping = threading.Event()
         self._limits = limits
@@ -120,6 +125,24 @@ class Server:
             raise
         key = guest.cancellation.key
         connection.send(greeting(admitted.startup, offer.server_version, offer.major, pid, key))
-        Handler(
-            connection, offer, admitted.user, pid, self._news, guest.cancellation, self._stopping
-        ).run()
+        with self._clients.attend(_status(pid, guest.client, admitted)) as attendance:
+            Handler(
+                connection,
+                offer,
+                admitted.user,
+                attendance,
+                self._news,
+                guest.cancellation,
+                self._stopping,
+            ).run()
+
+
+def _status(pid: int, client: Client, admitted: Admitted) -> ClientStatus:
+    return ClientStatus(
+        pid,
+        admitted.startup.user,
+        clean_name(admitted.startup.settings.get("application_name", "")),
+        None if client.system_user is not None else client.address,
+        client.port,
+        now(),
+    )

@@ -10,8 +10,11 @@ from typing import Protocol
 
 from pgbackup.interrupts import held_back
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.clients import Clients
 from pgbackup.serve.listeners import Listeners
+from pgbackup.serve.quorum import Quorum
 from pgbackup.serve.server import Server
+from pgbackup.serve.standbynames import StandbyNames
 from pgbackup.serve.walnews import WalNews
 from pgbackup.stream.buffers import return_freed_buffers
 
@@ -25,7 +28,7 @@ class Stop(Protocol):
     def make(self, reason: str) -> None: ...
 
 
-Build = Callable[[ClusterRepository, WalNews], tuple[Server, Listeners]]
+Build = Callable[[ClusterRepository, WalNews, Clients], tuple[Server, Listeners]]
 """Makes a server, and begins to listen. Raises: PgbackupError."""
 
 
@@ -33,22 +36,32 @@ class Service:
     """The walsender of one process; a receiver in the same process tells it what is new.
 
     is_fed: there is such a receiver.
+    names:  the clients that have to have WAL before that receiver reports it as flushed.
     """
 
-    def __init__(self, build: Build, stop: Stop, *, is_fed: bool) -> None:
+    def __init__(
+        self, build: Build, stop: Stop, *, is_fed: bool, names: StandbyNames | None = None
+    ) -> None:
         """Begin nothing yet."""
+        self._clients = Clients()
+        self._quorum = None if names is None else Quorum(names, self._clients)
         self._build = build
         self._stop = stop
         self._is_fed = is_fed
         self._news: WalNews | None = None
         self._accepting: _Accepting | None = None
 
+    @property
+    def quorum(self) -> Quorum | None:
+        """What the receiver has to ask."""
+        return self._quorum
+
     def begin(self, cluster: ClusterRepository) -> None:
         """Serve a cluster from now on; once is enough. Raises: PgbackupError."""
         if self._accepting is None:
             return_freed_buffers()
             news = WalNews(cluster, is_fed=self._is_fed)
-            server, listeners = self._build(cluster, news)
+            server, listeners = self._build(cluster, news, self._clients)
             with held_back():
                 self._news = news.__enter__()
                 self._accepting = _Accepting(server, listeners, self._stop)
@@ -75,6 +88,8 @@ class Service:
             return self._accepting.end(grace)
         finally:
             self._news.__exit__(None, None, None)
+            if self._quorum is not None:
+                self._quorum.close()
 
 
 class _Accepting:

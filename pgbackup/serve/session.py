@@ -38,6 +38,7 @@ class Client:
     certificate_names: in the certificate that it proved to have.
     binding:           tls-server-end-point of our certificate, if there is one.
     is_exposed:        it comes from another machine, and has to encrypt.
+    port:              at its end, of TCP.
     """
 
     address: str
@@ -46,6 +47,7 @@ class Client:
     certificate_names: frozenset[str] = frozenset()
     binding: bytes | None = None
     is_exposed: bool = False
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class TcpListener(Listener):
         for option, value in _KEEPALIVE.items():
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
         host = str(address[0])
-        return Client(host, is_exposed=not is_loopback(host))
+        return Client(host, is_exposed=not is_loopback(host), port=int(address[1]))
 
 
 def listen_at(place: HostPort) -> list[Listener]:

@@ -16,6 +16,7 @@ from typing import Final
 from pgbackup.errors import ClientError, ConnectionFailed
 from pgbackup.pg.lsn import Lsn, WalPosition
 from pgbackup.serve.cancellation import Cancellation
+from pgbackup.serve.clients import Attendance
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.slots import HeldSlot, Slots
@@ -56,6 +57,7 @@ class WalSender:
         connection: Connection,
         offer: Offer,
         slots: Slots,
+        attendance: Attendance,
         news: WalNews,
         cancellation: Cancellation,
         stopping: threading.Event,
@@ -63,6 +65,7 @@ class WalSender:
         self._connection = connection
         self._offer = offer
         self._slots = slots
+        self._attendance = attendance
         self._news = news
         self._cancellation = cancellation
         self._stopping = stopping
@@ -94,6 +97,7 @@ class WalSender:
         self._connection.send(backend.copy_both_response())
         source.check_reached(command.start)
         self._sent, self._heard = command.start, time.monotonic()
+        self._attendance.begin_stream(self._timeline, self._sent)
         with WalStream(source, command.start, self._news) as stream:
             self._poll.register(self._connection, select.POLLIN)
             self._poll.register(stream, select.POLLIN)
@@ -122,6 +126,8 @@ class WalSender:
                 self._say_good_bye()
                 return True
             else:
+                if stream.has_all():
+                    self._attendance.note_caught_up()
                 self._watch_client()
                 self._poll.poll(LOOK_INTERVAL * 1000)
 
@@ -134,6 +140,7 @@ class WalSender:
         try:
             self._connection.send(*parts)
             self._sent = Lsn(pieces[-1].start + len(pieces[-1].data))
+            self._attendance.note_sent(self._sent, end)
         finally:
             release_all([piece.buffer for piece in pieces])
 
@@ -161,6 +168,7 @@ class WalSender:
         if isinstance(said, HotStandbyFeedback):
             return
         self._status = said
+        self._attendance.note_reply(said)
         if self._slot is not None and said.flush:
             self._slot.confirm(WalPosition(self._timeline, said.flush))
         if said.reply_requested:
@@ -186,6 +194,7 @@ class WalSender:
 
     def _say_good_bye(self) -> None:
         """Have what was sent acknowledged, then end as a server that is shut down does."""
+        self._attendance.begin_stopping()
         deadline = time.monotonic() + GRACE
         self._has_asked = False
         while not self._is_acknowledged and time.monotonic() < deadline and not self._is_done:

@@ -167,7 +167,7 @@ class LiveTranscript(TranscriptTransport):
         self._ended = 0
         self.is_quiet = threading.Event()
 
-    def receive(self, timeout: float | None = None) -> Event | None:
+    def receive(self, timeout: float | None = None, wake: int | None = None) -> Event | None:
         if self.is_over:
             if self.sent.count(CopyEnd()) == self._ended:
                 self.is_quiet.set()
@@ -175,7 +175,7 @@ class LiveTranscript(TranscriptTransport):
                 return None
             self._lines = list(self._endings[self._ended])
             self._ended += 1
-        return super().receive(timeout)
+        return super().receive(timeout, wake)
 
 
 def data(start: int, content: bytes) -> bytes:

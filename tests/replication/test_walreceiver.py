@@ -283,6 +283,34 @@ def test_reports_are_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wal.flushes == 1
 
 
+class Others:
+    """A quorum that has the next position each time it is asked."""
+
+    def __init__(self, *positions: int) -> None:
+        self._positions = list(map(Lsn, positions))
+
+    def fileno(self) -> int:
+        return -1
+
+    def limit(self, timeline: Timeline) -> Lsn:
+        assert timeline == START.timeline
+        return self._positions.pop(0) if len(self._positions) > 1 else self._positions[0]
+
+
+def test_what_others_lack_is_not_reported_as_flushed() -> None:
+    lines = [data(0x300000), keepalive(reply=True), None, *STOPPED]
+    transport = TranscriptTransport([CopyBegin(CopyKind.BOTH), *lines])
+    looks = iter(range(3))
+    others = Others(0, 0, 0x300001, 0x300001, 0x300002, 0x300002, 0x300009)
+    WalStream(
+        transport, MemoryWal(START.lsn), lambda: next(looks, None) is None, quorum=others
+    ).run(START)
+    end = 0x300003
+    assert [reported(each)[:2] for each in transport.reports] == [
+        (START.lsn, 0), (end, 0x300001), (end, 0x300002), (end, end),
+    ]  # fmt: skip
+
+
 def test_a_silent_server_is_asked_once_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 5))
     monkeypatch.setattr(walreceiver, "time", SimpleNamespace(monotonic=lambda: next(clock)))

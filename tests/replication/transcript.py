@@ -59,7 +59,7 @@ class TranscriptTransport:
     def send(self, message: Message) -> None:
         self.sent.append(message)
 
-    def receive(self, timeout: float | None = None) -> Event | None:
+    def receive(self, timeout: float | None = None, wake: int | None = None) -> Event | None:
         if self._lent is not None:
             memory, view = self._lent
             memory[:] = b"\xee" * len(memory)

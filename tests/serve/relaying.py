@@ -1,6 +1,7 @@
 """`pgbackup serve --receive` beside a real server, and clients of it."""
 
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Relay:
             self.running = None
 
     def wait_until_serving(self) -> None:
-        wait_for(lambda: self.socket.exists() and list(self.socket.iterdir()))
+        wait_for(self._is_ready, 60)
 
     def conninfo(self, name: str = "test") -> str:
         return f"host={self.socket} port=5432 user={user_name()} application_name={name}"
@@ -86,6 +87,14 @@ class Relay:
             yield transport
         finally:
             transport.disconnect()
+
+    def _is_ready(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(f"{self.socket}/.s.PGSQL.5432")
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+        return True
 
 
 def receive_up_to(transport: LibpqTransport, start: int, end: int) -> bytes:

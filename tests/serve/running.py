@@ -10,6 +10,7 @@ from typing import Self
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.addresses import LOOPBACK, Directory, HostPort
+from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import Entrance
 from pgbackup.serve.listener import user_name
@@ -45,9 +46,10 @@ class Running:
         by_name = {user.name: user for user in users}
         gate = Gate(by_name, user_name(), b"only for this test", tls is not None)
         self.news = WalNews(cluster)
+        self.clients = Clients()
         entrance = Entrance(gate, tls)
         self.server = Server(
-            Offer(cluster), lambda: entrance, self.news, self.reports.append, limits
+            Offer(cluster), lambda: entrance, self.news, self.clients, self.reports.append, limits
         )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)

@@ -1,5 +1,6 @@
 """A whole walsender in this process, asked by libpq: answers, errors, streams, and its end."""
 
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -261,6 +262,18 @@ def test_wal_is_streamed_and_the_client_ends_it(
     assert slot is not None
     assert slot.restart is not None
     assert slot.restart.lsn == end
+
+
+def test_who_waits_within_a_copy_can_be_woken(transport: LibpqTransport, made: Sample) -> None:
+    *_, last = made.segments
+    begin_stream(transport, last.start)
+    receive_wal(transport, last.start, last.end)
+    wake = os.eventfd(1)
+    assert transport.receive(None, wake) is None
+    os.eventfd_read(wake)
+    transport.send(standby_status(last.end, last.end, Lsn(0), reply=True))
+    assert isinstance(transport.receive(None, wake), memoryview)
+    os.close(wake)
 
 
 def with_second_timeline(made: Sample) -> tuple[Sample, Lsn]:
