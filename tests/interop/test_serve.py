@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.pg.lsn import Lsn, Segment
 from tests.cli.program import succeed
 from tests.fix_cluster import ClusterFactory
 from tests.interop.serving import Serving
 
 pytestmark = pytest.mark.interop
-MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +44,3 @@ def test_what_is_not_served_is_an_error_of_the_client(served: Serving, tmp_path:
     assert done.returncode == 1
     assert "permission denied to create backup stored on server" in done.stderr
     assert not target.exists()
-
-
-def test_pg_receivewal_makes_the_same_files(served: Serving, tmp_path: Path) -> None:
-    listed = succeed(tmp_path, "wal", "list", "-B", served.repo, "--json").document
-    first = Segment.parse(listed["timelines"][0]["stretches"][0]["first"], MIB)
-    target = tmp_path / "wal"
-    target.mkdir()
-    served.succeed("pg_receivewal", "--create-slot", "-S", "copy")
-    start = target / f"{first.name}.partial"
-    start.write_bytes(bytes(MIB))
-    end = Lsn(first.end - 1)
-    words = ("-D", target, "-S", "copy", "--synchronous", "-n", "--endpos", end)
-    served.succeed("pg_receivewal", *words)
-    assert (target / first.name).read_bytes() == archived(served, first, tmp_path)
-    served.succeed("pg_receivewal", "--drop-slot", "-S", "copy")
-
-
-def archived(served: Serving, segment: Segment, directory: Path) -> bytes:
-    """A segment as wal-get gives it."""
-    target = directory / "archived"
-    succeed(directory, "wal-get", "-B", served.repo, segment.name, target)
-    return target.read_bytes()

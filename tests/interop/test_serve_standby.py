@@ -19,6 +19,7 @@ from tests.cluster import Cluster, Settings
 from tests.fix_cluster import ClusterFactory
 from tests.interop.servers import check_structure
 from tests.interop.serving import Serving
+from tests.interop.twotimelines import fail_over
 
 pytestmark = pytest.mark.interop
 ROUNDS = int(os.environ.get("PGBACKUP_STANDBY_ROUNDS", "0"))
@@ -172,12 +173,6 @@ def interruptions(
     if ROUNDS:
         return (pairs[0] + pairs[1]) * ROUNDS, pairs[0] + pairs[1]
     return pairs[major % 2], pairs[1 - major % 2][:1]
-
-
-def fail_over(primary: Cluster, heir: Cluster) -> None:
-    """Have another standby take over with all that was written."""
-    primary.stop()
-    heir.promote()
 
 
 def check_slots(directory: Path, repo: Path, names: list[str]) -> None:
