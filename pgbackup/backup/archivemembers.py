@@ -50,10 +50,15 @@ class ArchiveMembers:
     bad_count: damaged pages in files that have been read.
     """
 
-    def __init__(self, data: DataDirectory, reading: Reading) -> None:
+    def __init__(
+        self, data: DataDirectory, reading: Reading, *, force_encode: bool = False
+    ) -> None:
+        """force_encode: as of ManifestBuilder."""
         self._data = data
         self._reading = reading
-        self._builder = ManifestBuilder(data.major, data.control.system_identifier)
+        self._builder = ManifestBuilder(
+            data.major, data.control.system_identifier, force_encode=force_encode
+        )
         self._sent: deque[_Sent] = deque()
         self._waiting = 0
         self._warnings: list[str] = []

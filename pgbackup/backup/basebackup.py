@@ -19,11 +19,12 @@ from pgbackup.backup.datadir import DataDirectory
 from pgbackup.backup.datafile import Reading
 from pgbackup.backup.directread import DirectReads
 from pgbackup.backup.entries import Walk
-from pgbackup.backup.members import BACKUP_LABEL
+from pgbackup.backup.members import BACKUP_LABEL, TABLESPACE_MAP
 from pgbackup.backup.outstanding import Outstanding
 from pgbackup.backup.receive import BackupOutcome
 from pgbackup.backup.session import BackupSession
 from pgbackup.backup.walmembers import send_wal, wal_ranges
+from pgbackup.pg.label import encode_tablespace_map
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.pg.page import PAGE_SIZE
 from pgbackup.pg.tar import END_OF_ARCHIVE
@@ -43,6 +44,9 @@ class ReadOptions:
     threads:          that read at the same time, beside the caller's.
     estimate:         look at the size of everything before, to tell how far the run is.
     max_rate:         kilobytes per second, or None.
+    manifest:         end with one.
+    force_encode:     hexadecimal names in it even where they are text.
+    tablespace_map:   put one into the main archive, instead of links.
     check_interval:   seconds after which the session is asked whether all is well, so that a lost
                       one does not come to light when everything has been read.
     """
@@ -54,6 +58,9 @@ class ReadOptions:
     threads: int = 1
     estimate: bool = False
     max_rate: int | None = None
+    manifest: bool = True
+    force_encode: bool = False
+    tablespace_map: bool = False
     check_interval: float = 30
 
 
@@ -83,15 +90,17 @@ class DirectoryBackup:
         walk = self._walk(tablespaces)
         if self._options.estimate:
             tablespaces = tuple(self._estimated(tablespaces))
-        members = self._members = ArchiveMembers(self._data, self._reading(start))
+        members = self._members = ArchiveMembers(
+            self._data, self._reading(start), force_encode=self._options.force_encode
+        )
         sizes = [each.size for each in tablespaces if each.size is not None]
         sink.begin_backup(BackupState(start, tablespaces, sum(sizes) if sizes else None))
         stop = start
         for tablespace in tablespaces:
             sink.begin_archive(tablespace.archive_name)
             packer = Packer(sink)
-            if tablespace.oid is None and self._session.label is not None:
-                members.put_content(packer, BACKUP_LABEL, self._session.label)
+            if tablespace.oid is None:
+                self._put_first(packer, members, tablespaces)
             for entry in walk.entries(tablespace):
                 members.send(packer, tablespace.oid, entry)
                 self._check_session()
@@ -100,7 +109,8 @@ class DirectoryBackup:
             packer.put(END_OF_ARCHIVE)
             packer.hand_on()
             sink.end_archive()
-        self._send_manifest(sink, members, stop)
+        if self._options.manifest:
+            self._send_manifest(sink, members, stop)
         sink.end_backup(stop)
         warnings = (*walk.warnings, *members.warnings())
         is_damaged, has_label = members.bad_count > 0, self._session.label is not None
@@ -136,7 +146,23 @@ class DirectoryBackup:
     def _walk(self, tablespaces: tuple[Tablespace, ...]) -> Walk:
         # Without a label there may be no recovery, which would make unlogged relations anew.
         unlogged = self._session.label is None
-        return Walk(self._data, tablespaces, has_map=False, with_unlogged=unlogged)
+        has_map = self._options.tablespace_map
+        return Walk(self._data, tablespaces, has_map=has_map, with_unlogged=unlogged)
+
+    def _put_first(
+        self, packer: Packer, members: ArchiveMembers, tablespaces: tuple[Tablespace, ...]
+    ) -> None:
+        """Put the files that tell recovery what the others are."""
+        if self._session.label is not None:
+            members.put_content(packer, BACKUP_LABEL, self._session.label)
+        places = {
+            each.oid: each.location
+            for each in tablespaces
+            if each.oid is not None and each.location.startswith("/")
+        }
+        if self._options.tablespace_map and places:
+            content = encode_tablespace_map(places, self._data.major)
+            members.put_content(packer, TABLESPACE_MAP, content)
 
     def _estimated(self, tablespaces: tuple[Tablespace, ...]) -> Iterator[Tablespace]:
         """The same tablespaces with the size that their archives will have, more or less."""

@@ -20,6 +20,7 @@ from pgbackup.repo.catalog import ArchiveRecord, BackupRecord, TablespaceRecord
 from pgbackup.stream.index import IndexEntry
 
 BACKUP_LABEL = "backup_label"
+TABLESPACE_MAP = "tablespace_map"
 CONTROL_FILE = "global/pg_control"
 TABLESPACES = "pg_tblspc"
 

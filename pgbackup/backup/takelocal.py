@@ -57,7 +57,7 @@ def take_local_backup(
     Returns: the record, which is stored already.
     """
     with ExitStack() as stack:
-        session, facts = _session(source, request, stack)
+        session, facts = open_session(source, request, stack)
         backup = _reader(source, session, request, wal=False)
         stack.callback(backup.close)
         make_wal: MakeWal
@@ -76,7 +76,7 @@ def stream_local_backup(
 ) -> BackupOutcome:
     """Write a backup of a data directory as one tar stream, WAL and manifest inside."""
     with ExitStack() as stack:
-        session, _ = _session(source, request, stack)
+        session, _ = open_session(source, request, stack)
         backup = _reader(source, session, request, wal=True)
         stack.callback(backup.close)
         sink = stdout_chain(descriptor, request, meter)
@@ -84,7 +84,7 @@ def stream_local_backup(
         return backup.run(sink)
 
 
-def _session(
+def open_session(
     source: LocalSource, request: BackupRequest, stack: ExitStack
 ) -> tuple[BackupSession, ServerFacts]:
     """Make sure that the data directory can be backed up, running or stopped, and how."""

@@ -7,23 +7,23 @@ import typer
 
 from pgbackup.archiving.receive import ReceiveOptions
 from pgbackup.archiving.stopping import StopRequest
-from pgbackup.cli import encryption, options, receiving
+from pgbackup.cli import encryption, live, options, receiving
 from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
 from pgbackup.errors import ClientError, ExitCode, UsageError
-from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.addresses import default_addresses, parse_address
 from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import read_entrance
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.listeners import listen as listen_at
+from pgbackup.serve.liveoffer import LiveOffer
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.service import Service
 from pgbackup.serve.standbynames import StandbyNames, parse_standby_names
 from pgbackup.serve.walnews import WalNews
-from pgbackup.storage.registry import open_storage
 
 DEFAULT_PORT = 5432
 DEFAULT_GRACE = 60
@@ -62,6 +62,8 @@ def serve(
     label: Annotated[
         str, typer.Option("--label", help="The backup to send: a label, latest or oldest.")
     ] = LATEST,
+    pgdata: live.Pgdata = None,
+    dbname: live.Dbname = None,
     grace: Annotated[
         int, typer.Option(min=0, help="Seconds that clients get to finish at the end.")
     ] = DEFAULT_GRACE,
@@ -102,7 +104,8 @@ def serve(
     or a clone as of that moment. On a Unix socket, who connects has to be the user of the operating
     system that runs this, and ask for a PostgreSQL user of the same name; other users, and all who
     come over the network, are those of `pgbackup serve-user`. Other machines are served over TLS
-    only. With --receive it is a relay: what comes from the server is archived and sent on.
+    only. With --receive it is a relay: what comes from the server is archived and sent on. With
+    --pgdata clients get the data directory of a server on this host as it is now.
     SIGHUP has it read users and certificates again. SIGTERM and SIGINT end it when the clients have
     got what is theirs.
     """
@@ -130,14 +133,15 @@ def serve(
         raise UsageError(
             "--slot, --accept-gap, --synchronous and --synchronous-standby-names go with --receive"
         )
-    repository = Repository.open(open_storage(repo), create=receive is not None)
+    source = live.live_server(pgdata, dbname, label, receives=receive is not None)
+    repository = live.repository_of(source, repo, create=receive is not None)
     limits = Limits(max_clients, authentication_timeout)
     tell = _silent if quiet else _tell
 
     def build(
         cluster: ClusterRepository, news: WalNews, clients: Clients
     ) -> tuple[Server, Listeners]:
-        offer = Offer(cluster, label)
+        offer = Offer(cluster, label) if source is None else LiveOffer(cluster, source)
         listeners = listen_at(addresses, port)
         read = partial(read_entrance, repository.storage, files, is_exposed=listeners.is_exposed)
         try:
@@ -154,12 +158,17 @@ def serve(
         try:
             with at_hang_up(service.reload):
                 if receive is None:
-                    service.begin(repository.only_cluster(number))
+                    if source is None:
+                        service.begin(repository.only_cluster(number))
+                    else:
+                        service.begin(repository.cluster(source.system()))
                     stop.wait(None)
                 else:
                     receiving.relay(receive, repository, wanted, stop, signals, tell, service)
         finally:
             cut_off = service.end(grace)
+            if source is not None:
+                source.close()
         if cut_off:
             tell(f"{cut_off} clients took longer than {grace} s and were cut off")
         return ExitCode.OK if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED

@@ -4,6 +4,7 @@ Reads the repository whenever it is asked, so that backups and WAL which come me
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from pgbackup.backup.stored import StoredBackup
@@ -11,9 +12,14 @@ from pgbackup.errors import ClientError, NotFound
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.answer import Answer
 from pgbackup.serve.asked import LABEL, TARGET_LSN, parse_settings
 from pgbackup.serve.clonepoint import find_clone_point
+from pgbackup.serve.sentwal import SentWal
+from pgbackup.serve.storedanswer import stored_answer
+from pgbackup.serve.storedwal import Further
 from pgbackup.serve.walsource import WalSource
+from pgbackup.wire.basebackup import BaseBackup
 
 LATEST: Final = "latest"
 
@@ -47,9 +53,7 @@ class Offer:
         self.end = end
         self._label = label
         record = self.record()
-        version = facts.major * 10000 if record is None else record.server_version
-        self.server_version = f"{version // 10000}.{version % 10000}"
-        self.server_version_num = version
+        self._set_version(facts.major * 10000 if record is None else record.server_version)
 
     def asked_for(self, settings: Mapping[str, str]) -> "Offer":
         """What a client gets that sets these at its start-up. Raises: ClientError, StorageError."""
@@ -80,7 +84,13 @@ class Offer:
             raise ClientError("there is no base backup in this repository", sqlstate="58P01")
         return StoredBackup(self.cluster.storage, record)
 
-    def wal(self, timeline: Timeline | None = None) -> WalSource:
+    def answer(self, command: BaseBackup) -> AbstractContextManager[Answer]:
+        """What is sent for a BASE_BACKUP. Raises: ClientError, Locked, PgbackupError."""
+        end = self.end
+        further = None if end is None else Further(self.wal(end.timeline), end)
+        return stored_answer(self.cluster, self.backup(), further, command)
+
+    def wal(self, timeline: Timeline | None = None) -> SentWal:
         """The WAL of a timeline, or of the newest. Raises: as WalSource."""
         return WalSource(self.cluster, timeline, self.end)
 
@@ -125,6 +135,11 @@ class Offer:
             "wal_level": "replica",
             "wal_segment_size": size_with_unit(self.segment_size),
         }
+
+    def _set_version(self, number: int) -> None:
+        """number: as server_version_num."""
+        self.server_version = f"{number // 10000}.{number % 10000}"
+        self.server_version_num = number
 
 
 def size_with_unit(size: int) -> str:

@@ -12,6 +12,7 @@ Source: basebackup.c, perform_base_backup (PostgreSQL 18)
 import hashlib
 from collections.abc import Iterator
 
+from pgbackup.backup.members import TABLESPACE_MAP
 from pgbackup.backup.stored import FrameReader, StoredArchive, StoredBackup
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import WalPosition
@@ -24,8 +25,6 @@ from pgbackup.serve.storedwal import Further, StoredBackupWal
 from pgbackup.stream.index import IndexEntry
 from pgbackup.stream.sink import BackupState, Sink, Tablespace
 from pgbackup.wire.basebackup import BaseBackup
-
-TABLESPACE_MAP = "tablespace_map"
 
 _MAP_LINE = b'{ "Path": "tablespace_map",'
 

@@ -11,7 +11,7 @@ from pgbackup.errors import WalGap
 from pgbackup.pg.lsn import Segment, WalPosition
 from pgbackup.pg.tar import TarHeader, padding
 from pgbackup.repo.archive import WalArchive
-from pgbackup.serve.walsource import WalExtent, WalSource
+from pgbackup.serve.sentwal import SentWal, WalExtent
 
 _FOLDER = "pg_wal"
 _MODE = 0o600
@@ -20,7 +20,7 @@ _MODE = 0o600
 class Further(NamedTuple):
     """WAL behind that of a backup, for a client that wants a later moment. end: of all of it."""
 
-    source: WalSource
+    source: SentWal
     end: WalPosition
 
 

@@ -19,9 +19,9 @@ from pgbackup.serve.cancellation import Cancellation
 from pgbackup.serve.clients import Attendance
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
+from pgbackup.serve.sentwal import SentWal
 from pgbackup.serve.slots import HeldSlot, Slots
 from pgbackup.serve.walnews import WalNews
-from pgbackup.serve.walsource import WalSource
 from pgbackup.serve.walstream import BUFFERS, WalPiece, WalStream
 from pgbackup.storage.api import Bytes
 from pgbackup.stream.buffers import release_all
@@ -208,7 +208,7 @@ class WalSender:
         """Source: walsender.c, WalSndDone (PostgreSQL 18)"""
         return (self._status.flush or self._status.write) == self._sent
 
-    def _end(self, source: WalSource) -> None:
+    def _end(self, source: SentWal) -> None:
         """Say that it has ended; of a timeline that was left, where that goes on."""
         if source.next_timeline is not None and source.switch is not None:
             self._connection.send(results.next_timeline(source.next_timeline, source.switch))

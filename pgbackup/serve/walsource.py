@@ -9,42 +9,20 @@ findNewestTimeLine (PostgreSQL 18).
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from pgbackup.errors import ClientError, CorruptData, NotFound
+from pgbackup.errors import CorruptData, NotFound
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind, WalPosition
 from pgbackup.replication.published import PositionsReader, ReceiverPositions
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve.sentwal import SentWal, WalExtent, not_in_history, removed
 
 _PARTIAL = ".partial"
 
 
-class WalExtent(NamedTuple):
-    """WAL that can be read now.
-
-    file_name: in the archive, without the suffix of compression.
-    end:       in this segment, behind the last byte that may be sent.
-    """
-
-    segment: Segment
-    file_name: str
-    object_name: str
-    end: Lsn
-
-
-class WalSource:
-    """One timeline, as it is sent to one client.
-
-    Always: `flushed` never goes back.
-
-    timeline:      what the client gets.
-    history:       of the newest timeline that the repository knows.
-    switch:        where the timeline was left for next_timeline; None while it is the newest.
-    end:           of what the client may have of it, if there is a limit.
-    flushed:       behind all that is known to be there of it, up to that.
-    """
+class WalSource(SentWal):
+    """A timeline of a repository. history: of the newest timeline that is known there."""
 
     def __init__(
         self,
@@ -62,48 +40,25 @@ class WalSource:
         facts = cluster.facts()
         if facts is None:
             raise NotFound(f"could not read WAL of system {cluster.system}: there is nothing")
-        self.segment_size = facts.wal_segment_size
         self._cluster = cluster
         self._archive = cluster.archive
+        ends = self._ends(facts.wal_segment_size)
+        newest = max(ends, default=Timeline(1))
+        if timeline is None:
+            timeline = newest if end is None else end.timeline
+        elif end is not None and timeline > end.timeline:
+            raise not_in_history(timeline)
+        super().__init__(facts.wal_segment_size, timeline)
+        self.end = None if end is None or end.timeline != timeline else end.lsn
         self._reader = None
         if cluster.storage.features.local_path is not None:
             published = layout.receiver_positions(cluster.system)
             self._reader = PositionsReader(f"{cluster.storage.features.local_path}/{published}")
-        ends = self._ends()
-        newest = max(ends, default=Timeline(1))
         self.history = self._read_history(newest)
-        self.timeline = (newest if end is None else end.timeline) if timeline is None else timeline
-        if end is not None and self.timeline > end.timeline:
-            raise _not_in_history(self.timeline)
-        self.end = None if end is None or end.timeline != self.timeline else end.lsn
         self._part()
         self._whole = ends.get(self.timeline, Lsn(0))
         self.flushed = max(self._whole, self._begin_of_timeline())
         self.look()
-
-    def check_start(self, start: Lsn) -> None:
-        """Raises: ClientError if the timeline was left before a position."""
-        if self.switch is not None and start > self.switch:
-            raise ClientError(
-                f"requested starting point {start} on timeline {self.timeline} is not in this"
-                " server's history",
-                sqlstate="XX000",
-                detail=f"This server's history forked from timeline {self.timeline} at"
-                f" {self.switch}.",
-            )
-
-    def check_reached(self, start: Lsn) -> None:
-        """Raises: ClientError if no WAL is there yet from a position on."""
-        if start > self.flushed:
-            raise ClientError(
-                f"requested starting point {start} is ahead of the WAL flush position of this"
-                f" server {self.flushed}",
-                sqlstate="XX000",
-            )
-
-    def is_over(self, lsn: Lsn) -> bool:
-        """Tell whether the timeline was left at or before a position."""
-        return self.switch is not None and lsn >= self.switch
 
     def look(self) -> ReceiverPositions | None:
         """See what has come: positions first, so that they are never beyond a new history."""
@@ -122,10 +77,6 @@ class WalSource:
         return positions
 
     def find(self, lsn: Lsn) -> WalExtent | None:
-        """What can be read from a position on; None if it has to be waited for, or is_over.
-
-        Raises: ClientError if it is not there any more; CorruptData, StorageError.
-        """
         positions = self.look()
         if self.is_over(lsn) or lsn == self.end:
             return None
@@ -146,7 +97,7 @@ class WalSource:
                     return WalExtent(segment, name, stored, self._limited(flushed))
                 is_coming |= flushed is not None or self._whole <= segment.end
         if lsn < self.flushed and not is_coming:
-            raise self.removed(own)
+            raise removed(next(self._files(own)))
         return None
 
     def has_news(self) -> bool:
@@ -154,12 +105,6 @@ class WalSource:
         return self._reader is not None and self._reader.has_moved()
 
     def contents(self, extent: WalExtent, start: Lsn) -> Iterator[bytes]:
-        """The bytes from a position to the end of an extent, or beyond it.
-
-        Proven when the iterator is exhausted, not before.
-
-        Raises: NotFound if the file has taken its other form meanwhile; CorruptData, StorageError.
-        """
         skip = start - extent.segment.start
         if extent.object_name.endswith(layout.COMPRESSED_SUFFIX):
             for chunk in self._archive.chunks(extent.file_name, self.segment_size):
@@ -175,13 +120,6 @@ class WalSource:
                 )
             while chunk := reader.read(1 << 17):
                 yield chunk
-
-    def removed(self, segment: Segment) -> ClientError:
-        """The error for a segment that is not there, though the archive goes on behind it."""
-        file = next(self._files(segment))
-        return ClientError(
-            f"requested WAL segment {file.name} has already been removed", sqlstate="58P01"
-        )
 
     def _files(self, segment: Segment) -> Iterator[Segment]:
         """The segments that hold the bytes to be sent of one, the one that a server reads first."""
@@ -213,7 +151,7 @@ class WalSource:
             return None, None
         lines = [*(entry.timeline for entry in history.entries), history.timeline]
         if self.timeline not in lines:
-            raise _not_in_history(self.timeline)
+            raise not_in_history(self.timeline)
         return history.switch_from(self.timeline), lines[lines.index(self.timeline) + 1]
 
     def _begin_of_timeline(self) -> Lsn:
@@ -221,7 +159,7 @@ class WalSource:
         entries = [each for each in self.history.entries if each.timeline < self.timeline]
         return entries[-1].switch if entries else Lsn(0)
 
-    def _ends(self) -> dict[Timeline, Lsn]:
+    def _ends(self, segment_size: int) -> dict[Timeline, Lsn]:
         """Behind the last whole segment of each timeline that anything is of."""
         ends: dict[Timeline, Lsn] = {}
         for file in self._archive.files():
@@ -230,7 +168,7 @@ class WalSource:
                 continue
             end = Lsn(0)
             if file.name.kind is WalFileKind.SEGMENT:
-                end = file.name.segment(self.segment_size).end
+                end = file.name.segment(segment_size).end
             ends[timeline] = max(end, ends.get(timeline, end))
         return ends
 
@@ -244,12 +182,6 @@ class WalSource:
         if positions is not None and positions.system_identifier == self._cluster.system:
             return positions
         return None
-
-
-def _not_in_history(timeline: Timeline) -> ClientError:
-    return ClientError(
-        f"requested timeline {timeline} is not in this server's history", sqlstate="XX000"
-    )
 
 
 def _flushed_in(segment: Segment, positions: ReceiverPositions | None) -> Lsn | None:

@@ -16,8 +16,8 @@ from typing import NamedTuple, Self
 from pgbackup.errors import CorruptData, NotFound
 from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Lsn
+from pgbackup.serve.sentwal import SentWal, WalExtent
 from pgbackup.serve.walnews import WalNews
-from pgbackup.serve.walsource import WalExtent, WalSource
 from pgbackup.stream.buffers import BufferPool, PageBuffer
 
 PIECE_SIZE = 128 << 10
@@ -44,7 +44,7 @@ class WalStream:
     Always: pieces join, from the start on.
     """
 
-    def __init__(self, source: WalSource, start: Lsn, news: WalNews) -> None:
+    def __init__(self, source: SentWal, start: Lsn, news: WalNews) -> None:
         """Start nothing yet. Raises: ClientError if the start cannot be."""
         source.check_start(start)
         self.source = source

@@ -152,3 +152,18 @@ class SelectControl:
             "SELECT s.system_identifier, pg_catalog.pg_is_in_recovery(), c.checkpoint_lsn"
             " FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SelectFlushed:
+    """Ask by SQL for the timeline of the server, and up to where its WAL is on disk there."""
+
+    def text(self, major: int) -> str:
+        return (
+            "SELECT greatest(c.timeline_id, r.min_recovery_end_timeline),"
+            " CASE WHEN pg_catalog.pg_is_in_recovery()"
+            " THEN greatest(pg_catalog.pg_last_wal_receive_lsn(),"
+            " pg_catalog.pg_last_wal_replay_lsn())"
+            " ELSE pg_catalog.pg_current_wal_flush_lsn() END"
+            " FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r"
+        )

@@ -24,7 +24,7 @@ class Serving:
     socket: its directory.
     """
 
-    def __init__(self, directory: Path, repo: Path, major: int, *words: object) -> None:
+    def __init__(self, directory: Path, repo: Path | str, major: int, *words: object) -> None:
         """words: more options of serve."""
         self.repo = repo
         self.major = major

@@ -95,3 +95,11 @@ def test_every_algorithm_survives_being_written_and_read(algorithm: str) -> None
     builder.add_file("x", 1, 0, algorithm, checksum)
     file = Manifest.parse(builder.finish([])).files["x"]
     assert (file.algorithm, file.checksum) == (algorithm, checksum)
+
+
+def test_every_path_can_be_hexadecimal() -> None:
+    builder = ManifestBuilder(15, 1, force_encode=True)
+    builder.add_file("PG_VERSION", 3, 0)
+    text = builder.finish([])
+    assert b'{ "Encoded-Path": "50475f56455253494f4e", "Size": 3,' in text
+    assert b'"Path"' not in text

@@ -30,6 +30,7 @@ from pgbackup.replication.transport import (
     ResultSet,
 )
 from pgbackup.repo import layout
+from pgbackup.repo.record import ChecksumFailures
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.listener import UnixListener, user_name
 from pgbackup.serve.offer import Offer
@@ -176,6 +177,21 @@ def test_a_base_backup_is_what_is_stored(made: Sample, major: int) -> None:
             members = b"".join(member.encode() for member in made.archives[oid])
             assert sink.archives[name] == members + END_OF_ARCHIVE
         assert (outcome.start.lsn, outcome.stop.lsn) == (made.start, made.stop)
+        assert client.identify_system(transport).system_identifier == SYSTEM
+
+
+def test_damage_that_a_backup_was_taken_with_is_told_to_its_clients(made: Sample) -> None:
+    warning = 'WARNING: checksum verification failed in file "./base/1/2", block 1'
+    made.changes["checksum_failures"] = ChecksumFailures(True, (warning,))
+    with Running(stored(made)) as running, running.connected() as transport:
+        for is_asked in (True, False):
+            sink = CheckedSink((8192,))
+            command = BaseBackup("ours", tablespace_map=True, verify_checksums=is_asked)
+            outcome = receive_backup(transport, command, sink)
+            sink.cleanup()
+            assert sink.is_complete
+            assert outcome.is_damaged is is_asked
+            assert bool(outcome.warnings) is is_asked
         assert client.identify_system(transport).system_identifier == SYSTEM
 
 
