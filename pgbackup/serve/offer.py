@@ -127,7 +127,7 @@ class Offer:
             "max_connections": "100",
             LABEL: label,
             TARGET_LSN: "" if self.end is None else str(self.end.lsn),
-            "server_encoding": "UTF8",
+            "server_encoding": "SQL_ASCII",
             "server_version": self.server_version,
             "server_version_num": str(self.server_version_num),
             "transaction_read_only": "on",

@@ -302,7 +302,7 @@ def greeting(
         "integer_datetimes": "on",
         "IntervalStyle": "postgres",
         "is_superuser": "off",
-        "server_encoding": "UTF8",
+        "server_encoding": "SQL_ASCII",
         "server_version": server_version,
         "session_authorization": startup.user,
         "standard_conforming_strings": "on",

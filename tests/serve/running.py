@@ -38,6 +38,7 @@ class Running:
         *users: User,
         tls: Tls | None = None,
         limits: Limits = STANDARD,
+        offer: Offer | None = None,
     ) -> None:
         self.reports: list[str] = []
         self.cut_off: int | None = None
@@ -49,7 +50,12 @@ class Running:
         self.clients = Clients()
         entrance = Entrance(gate, tls)
         self.server = Server(
-            Offer(cluster), lambda: entrance, self.news, self.clients, self.reports.append, limits
+            offer or Offer(cluster),
+            lambda: entrance,
+            self.news,
+            self.clients,
+            self.reports.append,
+            limits,
         )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
