@@ -18,6 +18,7 @@ from pgbackup.serve.clonepoint import find_clone_point
 from pgbackup.serve.sentwal import SentWal
 from pgbackup.serve.storedanswer import stored_answer
 from pgbackup.serve.storedwal import Further
+from pgbackup.serve.tailwal import tail_of
 from pgbackup.serve.walsource import WalSource
 from pgbackup.wire.basebackup import BaseBackup
 
@@ -92,7 +93,9 @@ class Offer:
 
     def wal(self, timeline: Timeline | None = None) -> SentWal:
         """The WAL of a timeline, or of the newest. Raises: as WalSource."""
-        return WalSource(self.cluster, timeline, self.end)
+        record = self.record()
+        tail = None if record is None else tail_of(StoredBackup(self.cluster.storage, record))
+        return WalSource(self.cluster, timeline, self.end, tail)
 
     def position(self) -> WalPosition:
         """The newest timeline, and behind the last WAL that is there of it."""

@@ -1,8 +1,9 @@
 """The WAL of a repository as a client of our walsender can have it: which file, and how far.
 
 A whole segment counts when the archive has it, an unfinished one up to what its receiver has
-published as flushed. A timeline that was left counts up to there, and its last segment is read from
-the file of the timeline that went on, as a server does: the old one may never have been finished.
+published as flushed, and without that the end of the backup that clients get. A timeline that was
+left counts up to there, and its last segment is read from the file of the timeline that went on, as
+a server does: the old one may never have been finished.
 
 Source: walsender.c, StartReplication, WalSndSegmentOpen, XLogSendPhysical; timeline.c,
 findNewestTimeLine (PostgreSQL 18).
@@ -17,6 +18,7 @@ from pgbackup.replication.published import PositionsReader, ReceiverPositions
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.sentwal import SentWal, WalExtent, not_in_history, removed
+from pgbackup.serve.tailwal import TailWal
 
 _PARTIAL = ".partial"
 
@@ -29,11 +31,13 @@ class WalSource(SentWal):
         cluster: ClusterRepository,
         timeline: Timeline | None = None,
         end: WalPosition | None = None,
+        tail: TailWal | None = None,
     ) -> None:
         """Look at what is there.
 
         timeline: None for the newest.
         end:      of all that the client may have, as if nothing had been written after that.
+        tail:     of the backup that the client can have.
 
         Raises: NotFound if there is no WAL, ClientError, CorruptData, StorageError.
         """
@@ -58,6 +62,9 @@ class WalSource(SentWal):
         self._part()
         self._whole = ends.get(self.timeline, Lsn(0))
         self.flushed = max(self._whole, self._begin_of_timeline())
+        self._tail = tail if tail is not None and tail.timeline == self.timeline else None
+        if self._tail is not None:
+            self.flushed = max(self.flushed, self._tail.end)
         self.look()
 
     def look(self) -> ReceiverPositions | None:
@@ -96,6 +103,10 @@ class WalSource(SentWal):
                 if flushed is not None and flushed > lsn:
                     return WalExtent(segment, name, stored, self._limited(flushed))
                 is_coming |= flushed is not None or self._whole <= segment.end
+        if self._tail is not None:
+            extent = self._tail.extent(lsn, self._limited(self._tail.end))
+            if extent is not None:
+                return extent
         if lsn < self.flushed and not is_coming:
             raise removed(next(self._files(own)))
         return None
@@ -105,6 +116,10 @@ class WalSource(SentWal):
         return self._reader is not None and self._reader.has_moved()
 
     def contents(self, extent: WalExtent, start: Lsn) -> Iterator[bytes]:
+        found = None if self._tail is None else self._tail.contents(extent, start)
+        return self._archived(extent, start) if found is None else found
+
+    def _archived(self, extent: WalExtent, start: Lsn) -> Iterator[bytes]:
         skip = start - extent.segment.start
         if extent.object_name.endswith(layout.COMPRESSED_SUFFIX):
             for chunk in self._archive.chunks(extent.file_name, self.segment_size):

@@ -19,6 +19,7 @@ from tests.fix_cluster import ClusterFactory
 from tests.interop.forms import Form, long_forms, short_forms
 from tests.interop.servers import check_structure, make_loaded
 from tests.interop.serving import Serving
+from tests.interop.test_standby import catch_up, make_standby
 
 pytestmark = pytest.mark.interop
 TIMEOUT = 120
@@ -141,6 +142,25 @@ def test_each_form_of_a_clone_is_whole(
             except Exception as error:
                 error.add_note(f"with {form}")
                 raise
+
+
+@pytest.mark.parametrize("wal", ["fetch", "stream"])
+def test_a_backup_of_a_standby_comes_with_its_unfinished_segment(
+    cluster_factory: ClusterFactory, tmp_path: Path, wal: str
+) -> None:
+    primary = cluster_factory(18)
+    with make_standby(primary) as standby:
+        primary.sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) AS n")
+        catch_up(primary, standby)
+        words = ("-B", tmp_path / "repo", "-d", standby.conninfo(), "-c", "fast", "-q")
+        succeed(tmp_path, "backup", *words)
+    assert list(tmp_path.glob("repo/*/backups/*/*.partial"))
+    target = tmp_path / "data"
+    with Serving(tmp_path, tmp_path / "repo", 18) as serving:
+        serving.succeed("pg_basebackup", "-D", target, "-X", wal, "--no-sync")
+    with Cluster.open_existing(target, 18) as restored:
+        restored.start()
+        assert restored.sql("SELECT count(*) FROM t") == [(1000,)]
 
 
 def plain(archive: Path) -> bytes:
