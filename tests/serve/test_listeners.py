@@ -56,8 +56,9 @@ def test_who_comes_over_the_loopback_interface_is_no_stranger(tmp_path: Path) ->
     try:
         assert listeners.is_exposed
         port = listeners.places[0].split()[-1]
-        with connect(f"-h 127.0.0.1 -p {port}"):
-            assert accepted(listeners) == Client("127.0.0.1", is_exposed=False)
+        with connect(f"-h 127.0.0.1 -p {port}") as stream:
+            their_port = stream.getsockname()[1]
+            assert accepted(listeners) == Client("127.0.0.1", is_exposed=False, port=their_port)
         with connect(listeners.places[1]):
             assert accepted(listeners) == Client("[local]", user_name())
     finally:
