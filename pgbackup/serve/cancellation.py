@@ -1,4 +1,4 @@
-"""The wish of a client, by another connection, that its command ends.
+"""The wish that a command ends: of its client, by another connection, or of the whole server.
 
 Source: procsignal.c, SendCancelRequest; postgres.c, ProcessInterrupts (PostgreSQL 18).
 """
@@ -15,6 +15,13 @@ KEY_LENGTH: Final = 4
 """Bytes; all that protocol 3.0 has."""
 
 
+class Terminated(ClientError):
+    """The connection has to end with its command."""
+
+    def __init__(self) -> None:
+        super().__init__("terminating connection due to administrator command", sqlstate="57P01")
+
+
 class Cancellation:
     """Of one connection. Asked for by any thread, and found by the one that does the command.
 
@@ -24,6 +31,11 @@ class Cancellation:
     def __init__(self) -> None:
         self.key = secrets.token_bytes(KEY_LENGTH)
         self._is_asked = False
+        self._is_terminated = False
+
+    def terminate(self) -> None:
+        """Have the connection end, whatever it does."""
+        self._is_terminated = True
 
     def ask(self, key: bytes) -> None:
         """Have the command end that is being done, if the key is right."""
@@ -34,10 +46,16 @@ class Cancellation:
         self._is_asked = False
 
     def check(self) -> None:
-        """Raises: ClientError if the command has to end."""
+        """Raises: ClientError if the command has to end; Terminated if the connection has."""
+        self.check_termination()
         if self._is_asked:
             self._is_asked = False
             raise ClientError("canceling statement due to user request", sqlstate="57014")
+
+    def check_termination(self) -> None:
+        """Raises: Terminated, also where no command is done."""
+        if self._is_terminated:
+            raise Terminated
 
 
 class Cancellable:

@@ -38,6 +38,15 @@ class Clients:
             attendance = self._places[place] = Attendance(self, place, status)
             return attendance
 
+    @property
+    def take_backups(self) -> bool:
+        """Whether one has a base backup under way, or not yet left after one.
+
+        pg_basebackup receives WAL over another connection until it has all of the backup.
+        """
+        with self._lock:
+            return any(each is not None and each.takes_backup for each in self._places)
+
     def statuses(self) -> list[ClientStatus]:
         """All of them now."""
         with self._lock:
@@ -59,17 +68,20 @@ class Clients:
 class Attendance:
     """One client while it is connected, for its own thread to write.
 
-    status: for everybody to read.
+    status:       for everybody to read.
+    takes_backup: it has asked for a base backup.
     """
 
     def __init__(self, clients: Clients, place: int, status: ClientStatus) -> None:
         self.status = status
-        self._clients = clients
+        self.takes_backup = False
+        self.clients = clients
         self._place = place
         self._lags = _lag_trackers()
         self._had_all = False
 
     def begin_backup(self) -> None:
+        self.takes_backup = True
         self._change(state=ClientState.BACKUP)
 
     def end_command(self) -> None:
@@ -139,12 +151,12 @@ class Attendance:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._clients.leave(self._place)
+        self.clients.leave(self._place)
 
     def _change(self, **values: object) -> None:
         before = self.status
         self.status = before._replace(**values)  # type: ignore[arg-type]
-        self._clients.note(self._place, before, self.status)
+        self.clients.note(self._place, before, self.status)
 
 
 def _lag_trackers() -> list[LagTracker]:

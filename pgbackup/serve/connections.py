@@ -19,6 +19,9 @@ from pgbackup.serve.session import Client
 from pgbackup.wire import backend
 from pgbackup.wire.startup import CancelRequest
 
+LAST_WORDS: Final = 5.0
+"""Seconds in which a client that took too long can be told so."""
+
 STRANGERS: Final = 128
 """Connections that are being asked who they are. A legal one is that for milliseconds."""
 
@@ -97,23 +100,32 @@ class Connections:
                     guest.cancellation.ask(request.key)
 
     def finish(self, deadline: float) -> int:
-        """Wait for those who are known, up to a time of time.monotonic(), and cut off the others.
+        """Wait for those who are known, up to a time of time.monotonic(); end the others' commands.
 
-        Returns: how many of them took longer.
+        Who does not even take the error is cut off.
+
+        Returns: how many took longer.
         """
         with self._lock:
             for guest in self._guests:
                 if guest.pid is None:
                     guest.connection.cut_off()
-        for thread in self._threads():
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._join(deadline)
         with self._lock:
-            late = list(self._guests)
-            for guest in late:
+            late = len(self._guests)
+            for guest in self._guests:
+                guest.cancellation.terminate()
+        self._join(time.monotonic() + LAST_WORDS)
+        with self._lock:
+            for guest in self._guests:
                 guest.connection.cut_off()
         for thread in self._threads():
             thread.join()
-        return len(late)
+        return late
+
+    def _join(self, deadline: float) -> None:
+        for thread in self._threads():
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _end(self, guest: Guest) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ import threading
 
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError, ProtocolViolation
 from pgbackup.pg.lsn import WalPosition
-from pgbackup.serve.cancellation import Cancellable, Cancellation
+from pgbackup.serve.cancellation import Cancellable, Cancellation, Terminated
 from pgbackup.serve.clients import Attendance
 from pgbackup.serve.connection import Connection
 from pgbackup.serve.offer import Offer
@@ -82,12 +82,13 @@ class Handler:
         """The next message; None when the client leaves. Raises: as run."""
         while True:
             message = self._connection.message(LOOK_INTERVAL)
+            self._cancellation.check_termination()
+            if message is not None and message.kind == frontend.TERMINATE:
+                return None
+            if self._stopping.is_set() and (message or not self._attendance.takes_backup):
+                raise Terminated
             if message is not None:
-                return None if message.kind == frontend.TERMINATE else message
-            if self._stopping.is_set():
-                raise ClientError(
-                    "terminating connection due to administrator command", sqlstate="57P01"
-                )
+                return message
 
     def _answer(self, message: frontend.Message) -> bool:
         """Answer a message; return whether to go on."""
@@ -122,7 +123,7 @@ class Handler:
                 self._attendance.end_command()
             if not goes_on:
                 return False
-        except ConnectionFailed:
+        except (ConnectionFailed, Terminated):
             raise
         except PgbackupError as error:
             self._slots.drop_temporary()
@@ -217,9 +218,7 @@ class Handler:
     def _pause(self, seconds: float) -> None:
         """Wait, or find that it is of no use any more. Raises: ConnectionFailed, ClientError."""
         if self._stopping.is_set():
-            raise ClientError(
-                "terminating connection due to administrator command", sqlstate="57P01"
-            )
+            raise Terminated
         self._cancellation.check()
         self._connection.receive(seconds)
 

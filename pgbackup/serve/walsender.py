@@ -42,8 +42,6 @@ BATCH: Final = BUFFERS // 2
 """Pieces that are sent in one call; as many can be filled meanwhile."""
 
 LOOK_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
-GRACE: Final = 30.0
-"""Seconds in which a client has to acknowledge what it got when the server ends."""
 
 
 class WalSender:
@@ -76,6 +74,7 @@ class WalSender:
         self._heard = time.monotonic()
         self._has_asked = False
         self._is_done = False
+        self._last: int | None = None
 
     def run(self, command: StartPhysicalReplication) -> bool:
         """Stream; return whether another command may come, False if the server ends.
@@ -122,7 +121,7 @@ class WalSender:
                 self._connection.send(backend.copy_done())
                 self._await_copy_done()
                 return False
-            elif self._stopping.is_set():
+            elif self._stopping.is_set() and self._may_end(stream):
                 self._say_good_bye()
                 return True
             else:
@@ -130,6 +129,12 @@ class WalSender:
                     self._attendance.note_caught_up()
                 self._watch_client()
                 self._poll.poll(LOOK_INTERVAL * 1000)
+
+    def _may_end(self, stream: WalStream) -> bool:
+        """Tell whether all that is there has been sent, and nobody needs it for a base backup."""
+        if self._last is None:
+            self._last = self._news.announce()
+        return stream.has_all(self._last) and not self._attendance.clients.take_backups
 
     def _send(self, pieces: Sequence[WalPiece], end: Lsn) -> None:
         parts: list[Bytes] = []
@@ -189,15 +194,16 @@ class WalSender:
 
     def _await_copy_done(self) -> None:
         while not self._is_done:
+            self._cancellation.check()
             self._listen(LOOK_INTERVAL)
             self._watch_client()
 
     def _say_good_bye(self) -> None:
         """Have what was sent acknowledged, then end as a server that is shut down does."""
         self._attendance.begin_stopping()
-        deadline = time.monotonic() + GRACE
         self._has_asked = False
-        while not self._is_acknowledged and time.monotonic() < deadline and not self._is_done:
+        while not self._is_acknowledged and not self._is_done:
+            self._cancellation.check()
             if not self._has_asked:
                 self._keepalive(reply=True)
             self._listen(LOOK_INTERVAL)

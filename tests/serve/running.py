@@ -30,6 +30,7 @@ class Running:
     """A server that runs until the end of a with block; then nobody had to be cut off.
 
     reports: what it told of its clients.
+    grace:   seconds that clients get at the end.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Running:
         tls: Tls | None = None,
         limits: Limits = STANDARD,
         offer: Offer | None = None,
+        grace: float = GRACE,
     ) -> None:
         self.reports: list[str] = []
         self.cut_off: int | None = None
+        self._grace = grace
         self._directory = tempfile.TemporaryDirectory(prefix="pgb-serve-")  # a short path
         self.directory = Path(self._directory.name) / "new"
         by_name = {user.name: user for user in users}
@@ -68,13 +71,18 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
+        is_stopped = self.cut_off is not None
         self.stop()
         self._directory.cleanup()
-        assert self.cut_off == 0
+        assert is_stopped or self.cut_off == 0
+
+    def begin_stop(self) -> None:
+        """Have it end."""
+        self._over.set()
 
     def stop(self) -> None:
         """Have it end, and wait for that."""
-        self._over.set()
+        self.begin_stop()
         self._thread.join()
 
     def conninfo(self, user: str | None = None) -> str:
@@ -94,4 +102,4 @@ class Running:
         with self.news:
             self.server.run(self._listener, self._over.is_set)
             self._listener.close()
-            self.cut_off = self.server.finish(GRACE)
+            self.cut_off = self.server.finish(self._grace)

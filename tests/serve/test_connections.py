@@ -12,6 +12,7 @@ from pgbackup.errors import ClientError, ConnectionFailed, ServerError
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication import client
 from pgbackup.replication.libpq import LibpqTransport
+from pgbackup.serve import connections
 from pgbackup.serve.cancellation import Cancellable, Cancellation
 from pgbackup.serve.connection import MAX_UNREAD, Connection
 from pgbackup.serve.connections import STRANGERS, Connections, Guest, Limits
@@ -51,7 +52,8 @@ class Crowd:
 
 
 @pytest.fixture
-def crowd() -> Iterator[Crowd]:
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
+    monkeypatch.setattr(connections, "LAST_WORDS", 0.0)  # nobody here would say them
     made = Crowd(Limits(clients=2))
     yield made
     made.connections.finish(0)
@@ -114,6 +116,17 @@ def test_only_the_right_key_cancels(crowd: Crowd) -> None:
     with pytest.raises(ClientError, match="canceling statement due to user request"):
         guest.cancellation.check()
     guest.cancellation.check()
+
+
+def test_a_connection_that_has_to_end_does_so_whatever_it_does() -> None:
+    cancellation = Cancellation()
+    cancellation.check_termination()
+    cancellation.terminate()
+    cancellation.forget()
+    for check in (cancellation.check, cancellation.check_termination):
+        with pytest.raises(ClientError, match="terminating connection") as caught:
+            check()
+        assert caught.value.sqlstate == "57P01"
 
 
 def test_nothing_is_sent_of_a_command_that_was_cancelled() -> None:

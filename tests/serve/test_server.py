@@ -333,7 +333,7 @@ def test_a_stream_ends_with_the_server_when_all_is_acknowledged(
     first, last = made.segments
     begin_stream(transport, first.start)
     receive_wal(transport, first.start, last.end)
-    running._over.set()
+    running.begin_stop()
     event = client.expect_event(transport, 30)
     assert isinstance(event, memoryview)
     goodbye = parse_stream_message(event)
