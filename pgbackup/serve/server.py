@@ -26,6 +26,9 @@ from pgbackup.serve.session import Admitted, Client, greeting
 from pgbackup.serve.walnews import WalNews
 from pgbackup.wire import backend
 
+MAX_REASON: Final = 300
+"""Characters of what is reported about a client."""
+
 ACCEPT_INTERVAL: Final = 0.2  # seconds between two looks whether the server ends
 
 Report = Callable[[str], object]
@@ -112,7 +115,7 @@ class Server:
                 self._connections.cancel(outcome.request)
         except PgbackupError as error:
             reason = too_many().message if guest.is_turned_away else error.message
-            self._report(f"{address}: {reason}")
+            self._report(f"{address}: {_one_line(reason)}")
 
     def _take_commands(self, guest: Guest, admitted: Admitted) -> None:
         connection = guest.connection
@@ -146,3 +149,9 @@ def _status(pid: int, client: Client, admitted: Admitted) -> ClientStatus:
         client.port,
         now(),
     )
+
+
+def _one_line(text: str) -> str:
+    """What may be of a client's making, for a log that people read on terminals."""
+    shown = "".join(each if each.isprintable() else "?" for each in text[:MAX_REASON])
+    return shown + "..." * (len(text) > MAX_REASON)

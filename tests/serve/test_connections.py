@@ -268,6 +268,16 @@ def test_who_comes_when_all_places_are_taken_is_told_so() -> None:
         wait_for(lambda: any(TOO_MANY.decode() in each for each in running.reports))
 
 
+def test_a_client_writes_no_lines_into_the_log(running: Running) -> None:
+    for name in ("a\nb: \x1b[31m", "x" * 9000, "\x85\u202e"):
+        with connect(running) as stream:
+            stream.sendall(hello(name))
+            assert b"C28000\0" in everything(stream)
+    wait_for(lambda: len(running.reports) == 3)
+    assert all(each.isprintable() and len(each) < 400 for each in running.reports)
+    assert running.reports[0].endswith('authentication failed for user "a?b: ?[31m"')
+
+
 def test_a_cancel_request_gets_no_answer(running: Running) -> None:
     for body in (b"\x04\xd2\x16\x2e" + bytes(8), b"\x04\xd2\x16\x2e" + bytes(260)):
         with connect(running) as stream:
