@@ -37,7 +37,7 @@ def verify(target: Path, major: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("major", [13, 15, 18])
+@pytest.mark.parametrize("major", [13, 18])
 def test_a_running_server_is_cloned_with_its_wal(
     cluster_factory: ClusterFactory, tmp_path: Path, major: int
 ) -> None:

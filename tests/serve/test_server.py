@@ -158,6 +158,23 @@ def test_wal_that_is_not_there_is_an_error_within_the_copy(
         assert client.identify_system(transport).system_identifier == SYSTEM
 
 
+def test_a_client_that_is_ahead_can_come_again(made: Sample) -> None:
+    """RC-19: it got WAL elsewhere, as from an archive of its own."""
+    cluster = stored(made)
+    last = max(made.segments, key=lambda segment: segment.number)
+    following = type(last)(last.timeline, last.number + 1, last.size)
+    start = Lsn(following.start + 100)
+    with Running(cluster) as running, running.connected() as transport:
+        begin_stream(transport, start)
+        with pytest.raises(ServerError, match="is ahead of the WAL flush position"):
+            client.expect_event(transport, 30)
+        with cluster.archive.segment_writer(following, 1) as writer:
+            writer.write(bytes(following.size))
+            writer.commit()
+        begin_stream(transport, start)
+        assert receive_wal(transport, start, following.end) == bytes(following.end - start)
+
+
 def test_incremental_backups_are_refused_from_17_on(made: Sample) -> None:
     with Running(stored(replace(made, major=17))) as running, running.connected() as transport:
         assert refused(transport, UploadManifest().text(17)).sqlstate == "0A000"
