@@ -5,6 +5,7 @@ Source: procsignal.c, SendCancelRequest; postgres.c, ProcessInterrupts (PostgreS
 
 import hmac
 import secrets
+import threading
 from typing import Final
 
 from pgbackup.errors import ClientError
@@ -30,32 +31,40 @@ class Cancellation:
 
     def __init__(self) -> None:
         self.key = secrets.token_bytes(KEY_LENGTH)
-        self._is_asked = False
+        self._asked = threading.Event()
         self._is_terminated = False
 
     def terminate(self) -> None:
         """Have the connection end, whatever it does."""
         self._is_terminated = True
+        self._asked.set()
 
     def ask(self, key: bytes) -> None:
         """Have the command end that is being done, if the key is right."""
-        self._is_asked |= hmac.compare_digest(key, self.key)
+        if hmac.compare_digest(key, self.key):
+            self._asked.set()
 
     def forget(self) -> None:
         """A command begins; what was asked for before was not about it."""
-        self._is_asked = False
+        self._asked.clear()
 
     def check(self) -> None:
         """Raises: ClientError if the command has to end; Terminated if the connection has."""
         self.check_termination()
-        if self._is_asked:
-            self._is_asked = False
+        if self._asked.is_set():
+            self._asked.clear()
             raise ClientError("canceling statement due to user request", sqlstate="57014")
 
     def check_termination(self) -> None:
         """Raises: Terminated, also where no command is done."""
         if self._is_terminated:
             raise Terminated
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for a while. Raises: as check, as soon as that would."""
+        self.check()
+        self._asked.wait(seconds)
+        self.check()
 
 
 class Cancellable:
@@ -69,3 +78,7 @@ class Cancellable:
         """Send whole messages. Raises: ClientError, ConnectionFailed."""
         self._cancellation.check()
         self._client.send(*parts)
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for a while. Raises: ClientError."""
+        self._cancellation.pause(seconds)

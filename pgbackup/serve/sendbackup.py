@@ -6,7 +6,8 @@ Source: basebackup.c, SendBaseBackup, perform_base_backup (PostgreSQL 18)
 from typing import Final
 
 from pgbackup.errors import ClientError
-from pgbackup.serve.copyout import Outgoing, copy_out
+from pgbackup.serve.cancellation import Cancellable
+from pgbackup.serve.copyout import copy_out
 from pgbackup.serve.offer import Offer
 from pgbackup.stream.compress import MAX_WORKERS, Compress, ZstdSettings
 from pgbackup.stream.gzip import Gzip
@@ -19,7 +20,7 @@ from pgbackup.wire.compression import Compression
 BLACKHOLE: Final = "blackhole"
 
 
-def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> None:
+def send_backup(client: Cancellable, offer: Offer, command: BaseBackup) -> None:
     """Send a backup, all but the end of the command.
 
     Raises: ClientError for what cannot be had or has damaged pages, PgbackupError.
@@ -29,7 +30,7 @@ def send_backup(client: Outgoing, offer: Offer, command: BaseBackup) -> None:
         sink = copy_out(client, offer.major, sends_contents=command.target != BLACKHOLE)
         try:
             if command.max_rate is not None:
-                sink = Throttle(sink, command.max_rate)
+                sink = Throttle(sink, command.max_rate, sleep=client.pause)
             if command.compression is not None and not answer.is_zstd:
                 sink = compressed(sink, command.compression)
             failures = answer.run(sink)

@@ -19,8 +19,9 @@ from pgbackup.serve.certificate import end_point_binding
 from pgbackup.storage.api import Bytes
 
 ALPN: Final = "postgresql"
-PIECE_SIZE: Final = 256 << 10
-"""Bytes that are encrypted at once: several records, which then go out in one call."""
+PIECE_SIZE: Final = 64 << 10
+"""Bytes that are encrypted at once: several records, which then go out in one call. More of them do
+not stay in the processor's cache while they are joined, encrypted and sent."""
 
 _READ_SIZE = 1 << 16  # bytes
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)

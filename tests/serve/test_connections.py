@@ -19,6 +19,7 @@ from pgbackup.serve.connections import STRANGERS, Connections, Guest, Limits
 from pgbackup.serve.listener import user_name
 from pgbackup.serve.session import Client
 from pgbackup.storage.memory import MemoryStorage
+from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.startup import CancelRequest
 from tests.backup.sample import Sample, sample
 from tests.serve.running import PORT, Running
@@ -202,6 +203,26 @@ def test_a_stream_of_wal_is_cancelled_and_its_connection_stays(
         assert client.identify_system(transport).flushed.lsn > Lsn(0)
         cancel(transport)  # of nothing
         assert client.identify_system(transport).flushed.lsn > Lsn(0)
+
+
+def test_a_backup_is_cancelled_while_it_waits_for_its_rate(running: Running) -> None:
+    with running.connected() as transport:
+        transport.send(BaseBackup("slow", wal=True, max_rate=32))  # for a minute
+        cancelled = threading.Event()
+        canceller = threading.Thread(target=cancel_until, args=(transport, cancelled))
+        canceller.start()
+        with pytest.raises(ServerError) as caught:
+            listen_on(transport)
+        cancelled.set()
+        canceller.join()
+        assert caught.value.sqlstate == "57014"
+        assert client.identify_system(transport).flushed.lsn > Lsn(0)
+
+
+def cancel_until(transport: LibpqTransport, is_done: threading.Event) -> None:
+    """Again and again: what comes before the command is not about it."""
+    while not is_done.wait(0.2):
+        cancel(transport)
 
 
 def test_a_wait_for_a_slot_is_cancelled(running: Running) -> None:
