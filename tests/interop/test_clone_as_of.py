@@ -44,6 +44,15 @@ def rows(data: Path, major: int) -> int:
     return len(found)
 
 
+def check_standby(data: Path, major: int, end: str) -> None:
+    """It follows, and gets no further than to the moment."""
+    with Cluster.open_existing(data, major, as_caller=True) as server:
+        server.start()
+        server.poll_until("SELECT latest_end_lsn::text FROM pg_stat_wal_receiver", end)
+        server.poll_until("SELECT count(*) FROM t", 6)
+        assert server.sql("SELECT pg_is_in_recovery()") == [(True,)]
+
+
 def clone(serving: Serving, target: Path, settings: str, *words: object) -> None:
     done = serving.client("pg_basebackup", "-D", target, "--no-sync", *words, settings=settings)
     assert done.returncode == 0, done.stderr
@@ -106,6 +115,8 @@ def test_a_clone_has_the_rows_of_its_moment_and_no_others(
         standby = tmp_path / "standby"
         clone(serving, standby, f"-c pgbackup.target_lsn={scene.moments[6]['lsn']}", "-R")
         assert scene.moments[6]["lsn"] in (standby / "postgresql.auto.conf").read_text()
+        if major == 18:  # what a client of a newer major has written is not for its server
+            check_standby(standby, major, scene.moments[6]["lsn"])
         none = tmp_path / "none"
         settings_of_none = "-c pgbackup.target_time=2001-01-01"
         last = serving.client("pg_basebackup", "-D", none, settings=settings_of_none)
