@@ -16,6 +16,7 @@ from pgbackup.repo import layout
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterFacts, ClusterRepository
 from pgbackup.repo.slots import Slot, read_slots
+from pgbackup.serve.clientsfile import ServedClient, read_clients
 
 
 class RunningReceiver(NamedTuple):
@@ -76,7 +77,8 @@ class NewestWal(NamedTuple):
 class ClusterStatus(NamedTuple):
     """What is going on in one cluster's part.
 
-    slots: of its own clients, each with the PID of the backend that uses it.
+    slots:   of its own clients, each with the PID of the backend that uses it.
+    clients: of all processes of this host that serve it.
     """
 
     system: int
@@ -86,6 +88,7 @@ class ClusterStatus(NamedTuple):
     last_backup: BackupRecord | None
     newest_wal: NewestWal | None
     slots: tuple[tuple[Slot, int | None], ...]
+    clients: tuple[ServedClient, ...]
 
 
 def read_status(cluster: ClusterRepository) -> ClusterStatus:
@@ -100,6 +103,7 @@ def read_status(cluster: ClusterRepository) -> ClusterStatus:
         records[-1] if records else None,
         None if facts is None else newest_wal(cluster, facts.wal_segment_size),
         tuple(read_slots(cluster)),
+        tuple(read_clients(cluster)),
     )
 
 

@@ -154,7 +154,9 @@ def serve(
         return server, listeners
 
     with StopRequest() as stop, receiving.Signals(stop) as signals:
-        service = Service(build, stop, is_fed=receive is not None, names=names)
+        service = Service(
+            build, stop, is_fed=receive is not None, standby_names=synchronous_standby_names
+        )
         try:
             with at_hang_up(service.reload):
                 if receive is None:

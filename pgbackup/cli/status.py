@@ -32,6 +32,7 @@ from pgbackup.cli.output import (
 )
 from pgbackup.errors import ExitCode
 from pgbackup.replication.published import ReceiverPositions
+from pgbackup.serve.clientsfile import ServedClient
 
 RECEIVER = (
     "PID", "STATUS", "RECEIVE_START_LSN", "TLI", "WRITTEN_LSN", "FLUSHED_LSN", "RECEIVED_TLI",
@@ -97,6 +98,10 @@ def _print(found: ClusterStatus, seen: Seen) -> None:
         print_table(BACKUPS, [_backup_row(each, about) for each in found.backups])
     if found.slots:
         print_table(SLOT_HEADINGS, [slot_row(*each) for each in found.slots])
+    if found.clients:
+        rows = [client_document(each) for each in found.clients]
+        headings = tuple(name.upper() for name in rows[0])
+        print_table(headings, [tuple(_cell(value) for value in row.values()) for row in rows])
 
 
 def _wal_text(wal: NewestWal, now: datetime) -> str:
@@ -144,6 +149,7 @@ def _document(found: ClusterStatus, seen: Seen) -> dict[str, Any]:
         "last_backup": None if last is None else backup_document(last),
         "newest_wal": None if wal is None else _wal_document(wal),
         "slots": [slot_document(*each) for each in found.slots],
+        "clients": [client_document(each) for each in found.clients],
     }
 
 
@@ -186,6 +192,46 @@ def _holder(holder: Mapping[str, str]) -> dict[str, Any]:
         "since": holder.get("since"),
         "command": holder.get("command"),
     }
+
+
+def client_document(client: ServedClient) -> dict[str, Any]:
+    """The columns of pg_stat_replication; lags are seconds."""
+    now = client.status
+    positions = {
+        name: str(lsn) if lsn else None
+        for name, lsn in {
+            "sent_lsn": now.sent_lsn,
+            "write_lsn": now.write_lsn,
+            "flush_lsn": now.flush_lsn,
+            "replay_lsn": now.replay_lsn,
+        }.items()
+    }
+    lags = {
+        name: None if lag is None else lag / 1_000_000
+        for name, lag in {
+            "write_lag": now.write_lag,
+            "flush_lag": now.flush_lag,
+            "replay_lag": now.replay_lag,
+        }.items()
+    }
+    return {
+        "pid": now.pid,
+        "usename": now.usename,
+        "application_name": now.application_name,
+        "client_addr": now.client_addr,
+        "client_port": now.client_port,
+        "backend_start": _time(_moment(now.backend_start)),
+        "state": now.state.value,
+        **positions,
+        **lags,
+        "sync_priority": client.sync_priority,
+        "sync_state": client.sync_state.value,
+        "reply_time": None if now.reply_time is None else _time(_moment(now.reply_time)),
+    }
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _moment(microseconds: int) -> datetime:

@@ -134,6 +134,22 @@ def receiver_positions(system: int) -> str:
     return f"{system}/.receive-wal.positions"
 
 
+def serve_lock(system: int, pid: int) -> str:
+    """The lock that a process holds which serves a cluster."""
+    return f"{system}/serve.{pid}"
+
+
+def served_clients(system: int, pid: int) -> str:
+    """The hidden file, no object, in which a process says whom it serves."""
+    return f"{system}/.serve.{pid}.clients"
+
+
+def served_by(name: str) -> int | None:
+    """The process that such a file is of, by the last part of its name; None if it is none."""
+    found = re.fullmatch(r"\.serve\.([0-9]+)\.clients", name)
+    return None if found is None else int(found[1])
+
+
 def wal_index_folder(system: int) -> str:
     """The folder of what is noted of a cluster's segments."""
     return f"{system}/walindex/"

@@ -11,10 +11,11 @@ from typing import Protocol
 from pgbackup.interrupts import held_back
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.clients import Clients
+from pgbackup.serve.clientsfile import ClientsFile
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.quorum import Quorum
 from pgbackup.serve.server import Server
-from pgbackup.serve.standbynames import StandbyNames
+from pgbackup.serve.standbynames import parse_standby_names
 from pgbackup.serve.walnews import WalNews
 from pgbackup.stream.buffers import return_freed_buffers
 
@@ -36,13 +37,14 @@ class Service:
     """The walsender of one process; a receiver in the same process tells it what is new.
 
     is_fed: there is such a receiver.
-    names:  the clients that have to have WAL before that receiver reports it as flushed.
+    standby_names: of clients that have to have WAL before that receiver reports it as flushed.
     """
 
-    def __init__(
-        self, build: Build, stop: Stop, *, is_fed: bool, names: StandbyNames | None = None
-    ) -> None:
-        """Begin nothing yet."""
+    def __init__(self, build: Build, stop: Stop, *, is_fed: bool, standby_names: str = "") -> None:
+        """Begin nothing yet. Raises: ClientError for names that a server would refuse."""
+        names = parse_standby_names(standby_names)
+        self._standby_names = standby_names
+        self._file: ClientsFile | None = None
         self._clients = Clients()
         self._quorum = None if names is None else Quorum(names, self._clients)
         self._build = build
@@ -61,6 +63,9 @@ class Service:
         if self._accepting is None:
             return_freed_buffers()
             news = WalNews(cluster, is_fed=self._is_fed)
+            if self._file is None:
+                file = ClientsFile(cluster, self._clients, self._standby_names)
+                self._file = file.__enter__()
             server, listeners = self._build(cluster, news, self._clients)
             with held_back():
                 self._news = news.__enter__()
@@ -82,12 +87,13 @@ class Service:
         Raises: what ended it before it was asked to.
         """
         self._stop.make("end")
-        if self._news is None or self._accepting is None:
-            return 0
         try:
-            return self._accepting.end(grace)
+            return 0 if self._accepting is None else self._accepting.end(grace)
         finally:
-            self._news.__exit__(None, None, None)
+            if self._news is not None:
+                self._news.__exit__(None, None, None)
+            if self._file is not None:
+                self._file.__exit__(None, None, None)
             if self._quorum is not None:
                 self._quorum.close()
 

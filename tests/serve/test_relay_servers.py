@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.pg.lsn import Segment, Timeline
+from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.replication import client
 from pgbackup.replication.transport import CopyBegin
+from pgbackup.serve.listener import user_name
 from pgbackup.wire.commands import StartPhysicalReplication
+from pgbackup.wire.messages import standby_status
 from tests.archiving.receiving import KEEP, load
+from tests.cli import program
 from tests.fix_cluster import ClusterFactory
 from tests.repo.samples import MIB
 from tests.serve.relaying import NAME, Relay, receive_up_to
@@ -57,6 +60,43 @@ def test_what_is_archived_is_served_while_the_server_is_down(
         assert after.system_identifier == before.system_identifier
         server.start()
         server.poll_until(ATTACHED, 1)
+
+
+def test_status_shows_the_clients_of_a_relay(
+    cluster_factory: ClusterFactory, tmp_path: Path
+) -> None:
+    server = cluster_factory(17)
+
+    def clients() -> list[dict[str, object]]:
+        answer = program.succeed(tmp_path, "status", "-B", tmp_path / "repo", "--json")
+        (found,) = answer.document["systems"]
+        return list(found["clients"])
+
+    words = ("--synchronous-standby-names", "FIRST 1 (s1)")
+    with Relay(tmp_path, server.conninfo(), *words) as relay:
+        with relay.connected("s1") as transport:
+            wait_for(lambda: client.identify_system(transport).flushed.lsn)
+            end = client.identify_system(transport).flushed.lsn
+            transport.send(StartPhysicalReplication(end, Timeline(1)))
+            assert isinstance(client.expect_event(transport, 30), CopyBegin)
+            transport.send(standby_status(end, end, Lsn(0)))
+            wait_for(lambda: [each["sync_state"] for each in clients()] == ["sync"], 60)
+            (row,) = clients()
+            assert {**row, "pid": 0, "backend_start": "", "reply_time": ""} == {
+                "pid": 0, "usename": user_name(), "application_name": "s1", "client_addr": None,
+                "client_port": None, "backend_start": "", "state": "streaming",
+                "sent_lsn": str(end), "write_lsn": str(end), "flush_lsn": str(end),
+                "replay_lsn": None, "write_lag": None, "flush_lag": None, "replay_lag": None,
+                "sync_priority": 1, "sync_state": "sync", "reply_time": "",
+            }  # fmt: skip
+            text = program.succeed(tmp_path, "status", "-B", tmp_path / "repo").out.decode()
+            assert "APPLICATION_NAME" in text
+        relay.kill9()
+        assert clients() == []
+        assert list(relay.repo.glob("*/.serve.*.clients"))
+        relay.start()
+        relay.wait_until_serving()
+    assert list(relay.repo.glob("*/.serve.*")) == []
 
 
 def test_what_ends_a_receiver_ends_the_relay(
