@@ -28,9 +28,7 @@ from tests.cli.program import (
 def repo(tmp_path: Path) -> Path:
     """A repository with a backup."""
     path = tmp_path / "repo"
-    storage = LocalStorage(str(path))
-    sample().put(storage)
-    succeed(tmp_path, "list", "-B", path)
+    sample().put(LocalStorage(str(path)))
     return path
 
 
