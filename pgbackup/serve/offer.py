@@ -24,6 +24,9 @@ from pgbackup.wire.basebackup import BaseBackup
 
 LATEST: Final = "latest"
 
+CLONER: Final = "pg_basebackup"
+"""What clients that stream WAL beside a base backup call themselves, unless they are told to."""
+
 _DEFAULT_MODE = 0o700
 
 
@@ -36,9 +39,18 @@ class Offer:
     """
 
     def __init__(
-        self, cluster: ClusterRepository, label: str = LATEST, end: WalPosition | None = None
+        self,
+        cluster: ClusterRepository,
+        label: str = LATEST,
+        end: WalPosition | None = None,
+        *,
+        is_for_clone: bool = False,
     ) -> None:
-        """label: of the backup that BASE_BACKUP sends.
+        """Look at what is there.
+
+        label:        of the backup that BASE_BACKUP sends.
+        is_for_clone: streams no WAL behind the end of that. A client learns where that is when it
+                      has got the backup, and until then would take what there is, years maybe.
 
         Raises: NotFound if there is nothing, CorruptData, StorageError.
         """
@@ -53,16 +65,18 @@ class Offer:
         self.major = facts.major
         self.end = end
         self._label = label
+        self._is_for_clone = is_for_clone
         record = self.record()
         self._set_version(facts.major * 10000 if record is None else record.server_version)
 
     def asked_for(self, settings: Mapping[str, str]) -> "Offer":
         """What a client gets that sets these at its start-up. Raises: ClientError, StorageError."""
         asked = parse_settings(settings)
-        if asked.label is None and asked.target is None:
+        is_for_clone = settings.get("application_name") == CLONER
+        if asked.label is None and asked.target is None and not is_for_clone:
             return self
         label, end = find_clone_point(self.cluster, asked, self._label)
-        return Offer(self.cluster, label, end)
+        return Offer(self.cluster, label, end, is_for_clone=is_for_clone)
 
     def record(self) -> BackupRecord | None:
         """The record of the backup that is sent now; None if there is none.
@@ -93,9 +107,13 @@ class Offer:
 
     def wal(self, timeline: Timeline | None = None) -> SentWal:
         """The WAL of a timeline, or of the newest. Raises: as WalSource."""
-        record = self.record()
-        tail = None if record is None else tail_of(StoredBackup(self.cluster.storage, record))
-        return WalSource(self.cluster, timeline, self.end, tail)
+        record, end = self.record(), self.end
+        if record is None:
+            return WalSource(self.cluster, timeline, end)
+        if end is None and self._is_for_clone:
+            end = WalPosition(record.stop_timeline, record.stop_lsn)
+        tail = tail_of(StoredBackup(self.cluster.storage, record))
+        return WalSource(self.cluster, timeline, end, tail)
 
     def position(self) -> WalPosition:
         """The newest timeline, and behind the last WAL that is there of it."""

@@ -36,7 +36,10 @@ def forms() -> list[Form]:
 
 
 class Source:
-    """A repository with a backup, and what is in it."""
+    """A repository with a backup, and the beginning of a segment that came later.
+
+    content: of the backup; latest: at the end of the WAL.
+    """
 
     def __init__(self, primary: Cluster, directory: Path) -> None:
         self.major = primary.major
@@ -46,6 +49,10 @@ class Source:
         self.content = primary.sql(CONTENT)
         words = ("-B", self.repo, "-d", primary.conninfo(), "-c", "fast", "-q")
         succeed(directory, "backup", *words)
+        primary.sql("UPDATE pgbench_tellers SET tbalance = tbalance + 1")
+        self.latest = primary.sql(CONTENT)
+        words = ("-B", self.repo, "-d", primary.conninfo(), "--synchronous", "--once", "-q")
+        succeed(directory, "receive-wal", *words)
         primary.stop()
 
 
@@ -116,11 +123,13 @@ class Clone:
         major = self.source.major
         with Cluster.open_existing(self.target, major, settings=settings, as_caller=True) as server:
             server.start()
+            expected = self.source.content
             if self.form.follows:
-                server.poll_until("SELECT status FROM pg_stat_wal_receiver", "streaming")
+                expected = self.source.latest
+                server.poll_until("SELECT sum(tbalance)::int FROM pgbench_tellers", 10)
                 server.promote()
             server.poll_until("SELECT pg_is_in_recovery()", False)
-            assert server.sql(CONTENT) == self.source.content
+            assert server.sql(CONTENT) == expected
             check_structure(server)
 
 

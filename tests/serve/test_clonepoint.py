@@ -15,7 +15,7 @@ from pgbackup.replication import client
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.asked import parse_settings
 from pgbackup.serve.clonepoint import find_clone_point
-from pgbackup.serve.offer import LATEST
+from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.commands import CreatePhysicalSlot
@@ -96,6 +96,16 @@ def test_wal_is_streamed_up_to_the_target(running: Running) -> None:
         begin_stream(transport, Lsn(TARGET + 1))
         with pytest.raises(ServerError, match="is ahead of the WAL flush position"):
             client.expect_event(transport, 30)
+
+
+@pytest.mark.parametrize("label", ["latest", LABEL])
+def test_who_clones_gets_no_wal_behind_the_backup(stored: ClusterRepository, label: str) -> None:
+    offer = Offer(stored, label)
+    assert offer.asked_for({"application_name": "walreceiver"}).position().lsn == 6 * MIB
+    clone = offer.asked_for({"application_name": "pg_basebackup"})
+    assert clone.position().lsn == stored.catalog.get(label).stop_lsn
+    asked = {"application_name": "pg_basebackup", "pgbackup.target_lsn": str(TARGET)}
+    assert offer.asked_for(asked).position().lsn == TARGET
 
 
 @pytest.mark.parametrize("target", [TARGET, Lsn(0x400000), Lsn(0x3FFFF8)], ids=str)
