@@ -1,5 +1,6 @@
 """`pgbackup serve`: the repository as a PostgreSQL walsender."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated
 
@@ -12,13 +13,14 @@ from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
 from pgbackup.errors import ClientError, ExitCode, UsageError
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.addresses import default_addresses, parse_address
+from pgbackup.serve.addresses import LOOPBACK, default_addresses, parse_address
 from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
 from pgbackup.serve.entrance import read_entrance
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.listeners import listen as listen_at
 from pgbackup.serve.liveoffer import LiveOffer
+from pgbackup.serve.metrics import Metrics
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.server import Server
 from pgbackup.serve.service import Service
@@ -67,6 +69,14 @@ def serve(
     grace: Annotated[
         int, typer.Option(min=0, help="Seconds that clients get to finish at the end.")
     ] = DEFAULT_GRACE,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="[HOST:]PORT",
+            help="Tell Prometheus of the clients, on 127.0.0.1 unless another address is named.",
+        ),
+    ] = None,
     receive: Annotated[
         str | None,
         typer.Option(
@@ -153,10 +163,12 @@ def serve(
             tell(f"serving PostgreSQL {offer.server_version} to: {place}")
         return server, listeners
 
-    with StopRequest() as stop, receiving.Signals(stop) as signals:
+    with StopRequest() as stop, receiving.Signals(stop) as signals, ExitStack() as stack:
         service = Service(
             build, stop, is_fed=receive is not None, standby_names=synchronous_standby_names
         )
+        if metrics is not None:
+            stack.enter_context(Metrics(*_metrics_address(metrics), service.clients))
         try:
             with at_hang_up(service.reload):
                 if receive is None:
@@ -174,6 +186,13 @@ def serve(
         if cut_off:
             tell(f"{cut_off} clients took longer than {grace} s and were cut off")
         return ExitCode.OK if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED
+
+
+def _metrics_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f'"{text}" is not a port, nor HOST:PORT')
+    return host.strip("[]") or LOOPBACK, int(port)
 
 
 def _standby_names(text: str) -> StandbyNames | None:

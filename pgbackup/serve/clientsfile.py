@@ -10,6 +10,7 @@ Source: walsender.c, pg_stat_get_wal_senders (PostgreSQL 18), in spirit.
 import json
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.clients import Clients
 from pgbackup.serve.clientstatus import ClientState, ClientStatus
 from pgbackup.serve.quorum import standby
-from pgbackup.serve.standbynames import parse_standby_names
+from pgbackup.serve.standbynames import StandbyNames, parse_standby_names
 from pgbackup.serve.syncrep import SyncState, sync_states
 from pgbackup.storage.durable import FileSystem, storage_errors
 from pgbackup.storage.leftovers import temporary_name
@@ -136,6 +137,13 @@ def _parse(text: str) -> list[ServedClient]:
         statuses = [_status(row) for row in document["clients"]]
     except (ValueError, KeyError, TypeError, ClientError):
         return []
+    return served_clients(names, statuses)
+
+
+def served_clients(
+    names: StandbyNames | None, statuses: Sequence[ClientStatus]
+) -> list[ServedClient]:
+    """What clients are for synchronous replication."""
     states = sync_states(names, [standby(names, each) for each in statuses])
     return [ServedClient(each, *state) for each, state in zip(statuses, states, strict=True)]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from pgbackup.interrupts import held_back
 from pgbackup.repo.repository import ClusterRepository
 from pgbackup.serve.clients import Clients
-from pgbackup.serve.clientsfile import ClientsFile
+from pgbackup.serve.clientsfile import ClientsFile, ServedClient, served_clients
 from pgbackup.serve.listeners import Listeners
 from pgbackup.serve.quorum import Quorum
 from pgbackup.serve.server import Server
@@ -43,6 +43,7 @@ class Service:
     def __init__(self, build: Build, stop: Stop, *, is_fed: bool, standby_names: str = "") -> None:
         """Begin nothing yet. Raises: ClientError for names that a server would refuse."""
         names = parse_standby_names(standby_names)
+        self._names = names
         self._standby_names = standby_names
         self._file: ClientsFile | None = None
         self._clients = Clients()
@@ -57,6 +58,10 @@ class Service:
     def quorum(self) -> Quorum | None:
         """What the receiver has to ask."""
         return self._quorum
+
+    def clients(self) -> list[ServedClient]:
+        """Who is served now."""
+        return served_clients(self._names, self._clients.statuses())
 
     def begin(self, cluster: ClusterRepository) -> None:
         """Serve a cluster from now on; once is enough. Raises: PgbackupError."""
