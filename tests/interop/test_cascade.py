@@ -81,15 +81,32 @@ def go_on(commits: Commits) -> None:
     wait_for(lambda: len(commits.numbers) > seen + SOME, PATIENCE)
 
 
-def expect_standstill(primary: Cluster, commits: Commits) -> None:
+def expect_standstill(tmp_path: Path, primary: Cluster, commits: Commits) -> None:
     """All clients wait, though the relay itself has the WAL of their commits."""
-    primary.poll_until(WAITING, WORKERS, timeout=PATIENCE)
-    seen = len(commits.numbers)
-    end = primary.sql("SELECT pg_current_wal_flush_lsn()::text")[0][0]
-    primary.poll_until(f"SELECT write_lsn >= '{end}' {RELAY}", timeout=PATIENCE)
+
+    def clients() -> object:
+        answer = program.succeed(tmp_path, "status", "-B", tmp_path / "repo", "--json")
+        return answer.document["systems"][0]["clients"]
+
+    def is_still() -> bool:
+        seen = len(commits.numbers)
+        write_on(primary)
+        return primary.sql(WAITING) == [(WORKERS,)] and len(commits.numbers) == seen
+
+    wait_for(lambda: not clients(), PATIENCE)
+    wait_for(is_still, PATIENCE)
+    end = write_on(primary)
     assert primary.sql(f"SELECT flush_lsn < '{end}' {RELAY}") == [(True,)]
-    assert primary.sql(WAITING) == [(WORKERS,)]
-    assert len(commits.numbers) == seen
+
+
+def write_on(primary: Cluster) -> str:
+    """Write without waiting, until the relay reports that it has it; where WAL ends then."""
+    primary.sql(
+        "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'test', 'more')"
+    )
+    end = str(primary.sql("SELECT pg_current_wal_flush_lsn()::text")[0][0])
+    primary.poll_until(f"SELECT write_lsn >= '{end}' {RELAY}", timeout=PATIENCE)
+    return end
 
 
 def held(places: list[Path], target: Path) -> Path:
@@ -133,7 +150,7 @@ def test_no_acknowledged_commit_is_lost_on_the_quorum(
             receivers.kill9("s1")
             go_on(commits)
             receivers.kill9("s2")
-            expect_standstill(primary, commits)
+            expect_standstill(tmp_path, primary, commits)
             receivers.start("s1")
             go_on(commits)
             receivers.start("s2")
