@@ -2,7 +2,8 @@
 
 A small file that is replaced when something has changed, at most every INTERVAL, by a thread of the
 server. Who is killed leaves it: whether it counts, the lock of the process tells, and the next one
-that serves the cluster removes it. Where a repository has no directory there is no such file.
+that serves the cluster removes it. Where the cluster has no directory in a repository, as when a
+data directory is served without one, there is no such file.
 
 Source: walsender.c, pg_stat_get_wal_senders (PostgreSQL 18), in spirit.
 """
@@ -44,7 +45,7 @@ class ClientsFile:
         self._clients = clients
         self._names = names
         self._closing = threading.Event()
-        self._root = cluster.storage.features.local_path
+        self._root = _directory(cluster)
         self._path = f"{self._root}/{layout.served_clients(cluster.system, os.getpid())}"
         self._thread = threading.Thread(target=self._run, name="statistics", daemon=True)
 
@@ -111,6 +112,13 @@ def read_clients(cluster: ClusterRepository) -> list[ServedClient]:
             with suppress(FileNotFoundError):  # it has ended meanwhile
                 found += _parse(path.read_text())
     return found
+
+
+def _directory(cluster: ClusterRepository) -> str | None:
+    """Of the repository, if the cluster has one in it."""
+    root = cluster.storage.features.local_path
+    is_there = root is not None and Path(root, layout.system_folder(cluster.system)).is_dir()
+    return root if is_there else None
 
 
 def _files(cluster: ClusterRepository, root: str) -> list[tuple[Path, int]]:
