@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from tests.binaries import CLIENT_MAJORS, server_majors
 from tests.cli.program import Running, begin, succeed
 from tests.cluster import Cluster, Settings
@@ -20,10 +21,12 @@ from tests.fix_cluster import ClusterFactory
 from tests.interop.servers import check_structure
 from tests.interop.serving import Serving
 from tests.interop.twotimelines import fail_over
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.interop
 ROUNDS = int(os.environ.get("PGBACKUP_STANDBY_ROUNDS", "0"))
 SLOT = "follower"
+MIB = 1 << 20
 SETTINGS: Settings = {
     "hot_standby": True,
     "recovery_target_timeline": "latest",
@@ -146,6 +149,64 @@ def test_a_standby_follows_through_restarts_and_a_failover(
             follower.server.sql("INSERT INTO t VALUES (0, 'promoted')")
             check_structure(follower.server)
     check_slots(tmp_path, repo, [] if way == "temporary" else [SLOT])
+
+
+@pytest.mark.parametrize("major", [13, 18])
+def test_a_standby_goes_on_where_a_record_was_never_completed(
+    cluster_factory: ClusterFactory, major: int, tmp_path: Path
+) -> None:
+    primary = cluster_factory(major)
+    primary.sql("CREATE TABLE t (n int, x text)")
+    repo = tmp_path / "repo"
+    succeed(tmp_path, "backup", "-B", repo, "-d", primary.conninfo(), "-c", "fast", "-q")
+    with Archive(tmp_path, repo, primary):
+        primary.sql("INSERT INTO t VALUES (0, 'before')")
+        begin_of_record = insert_lsn(primary)
+        primary.sql("SELECT pg_logical_emit_message(false, '', repeat('x', 3500000))")
+        end = insert_lsn(primary)
+        wait_for(lambda: last_segment(tmp_path, repo) >= segment_of(end).number - 1)
+    lose(repo, behind=segment_of(begin_of_record).next())
+    target = tmp_path / "heir"
+    succeed(tmp_path, "restore", "-q", "-D", target, "-B", repo, "--target-latest")
+    with Cluster.open_existing(target, major, as_caller=True, settings=SETTINGS) as heir:
+        heir.start()
+        heir.poll_until("SELECT pg_is_in_recovery()", False)
+        history = (heir.pgdata / "pg_wal" / "00000002.history").read_text()
+        assert segment_of(Lsn.parse(history.split("\t")[1])) == segment_of(begin_of_record)
+        with (
+            Archive(tmp_path, repo, heir),
+            Serving(tmp_path, repo, major) as serving,
+            following(tmp_path, serving, major, "restored") as follower,
+        ):
+            follower.follow(heir)
+            follower.server.poll_until("SELECT received_tli FROM pg_stat_wal_receiver", 2)
+            follower.check(heir)
+            follower.server.promote()
+            check_structure(follower.server)
+
+
+def insert_lsn(server: Cluster) -> Lsn:
+    return Lsn.parse(server.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+
+
+def segment_of(lsn: Lsn) -> Segment:
+    return Segment.containing(Timeline(1), lsn, MIB)
+
+
+def last_segment(directory: Path, repo: Path) -> int:
+    """The number of the last whole segment that is archived; 0 if there is none yet."""
+    listed = succeed(directory, "wal", "list", "-B", repo, "--json").document["timelines"]
+    stretches = listed[0]["stretches"] if listed else []
+    return Segment.parse(stretches[-1]["last"], MIB).number if stretches else 0
+
+
+def lose(repo: Path, behind: Segment) -> None:
+    """Let everything go that was archived behind a segment, as if it had never come."""
+    for path in repo.glob("*/wal/0*"):
+        if path.name[:24] > behind.name:
+            path.unlink()
+    for path in repo.glob("*/.receive-wal.positions"):
+        path.unlink()
 
 
 def interruptions(

@@ -33,6 +33,12 @@ class Authority:
         self._openssl("req", "-x509", *self._new(name), *signed, "-subj", f"/CN={subject}", *more)
         return self.directory / f"{name}.pem", self.directory / f"{name}.key"
 
+    def issue_expired(self, name: str, subject: str) -> None:
+        """A certificate that was good until yesterday, and its key."""
+        self._openssl("req", "-new", *self._key(name), "-out", "request", "-subj", f"/CN={subject}")
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "-1"]
+        self._openssl("x509", "-req", "-in", "request", *signed, "-out", f"{name}.pem")
+
     def revoke(self, certificate: Path | None = None) -> Path:
         """The list of revoked certificates, with one more."""
         authority = ["-config", "ca.conf", "-cert", "ca.pem", "-keyfile", "ca.key"]
@@ -42,8 +48,11 @@ class Authority:
         return self.directory / "crl.pem"
 
     def _new(self, name: str) -> list[str]:
+        return [*self._key(name), "-out", f"{name}.pem", "-days", DAYS]
+
+    def _key(self, name: str) -> list[str]:
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        return [*key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", DAYS]
+        return [*key, "-keyout", f"{name}.key"]
 
     def _openssl(self, *words: str) -> None:
         """Run it; keys are made with 0600."""

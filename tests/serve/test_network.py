@@ -1,6 +1,10 @@
 """Stock clients of several majors at a walsender on a TCP port: with and without TLS."""
 
+import socket
+import ssl
+import struct
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +28,7 @@ LIBPQ = "libpq"
 CLIENTS = ("psql-15", "psql-17", LIBPQ)
 """Of 18 there may be no programs with TLS; psycopg brings a libpq that is as new, and has it."""
 
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 PASSWORD = "größe \u2168"
 USERS = (
     User("standby", make_verifier(PASSWORD)),
@@ -90,6 +95,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     made.issue("client", "m1.example.com")
     made.issue("alternative", "anything", "DNS:m1.example.com")
     made.issue("other", "m2.example.com")
+    made.issue_expired("expired", "m1.example.com")
     made.issue("revoked", "m1.example.com")
     made.revoke(made.directory / "revoked.pem")
     return made
@@ -187,12 +193,42 @@ def test_a_certificate_that_is_not_believed_ends_the_handshake(
 ) -> None:
     told = network.refused(client, user="machine", **certificate(network, "revoked"))
     assert "revoked" in told
+    told = network.refused(client, user="machine", **certificate(network, "expired"))
+    assert "expired" in told
     foreign = Authority(tmp_path / "foreign")
     path, key = foreign.issue("client", "m1.example.com")
     told = network.refused(
         client, user="machine", sslcert=str(path), sslkey=str(key), sslmode="verify-full"
     )
     assert "unknown ca" in told
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_each_version_of_tls_that_servers_allow_works(
+    network: Network, client: str, version: str
+) -> None:
+    assert network.answers(
+        client,
+        sslmode="verify-full",
+        ssl_min_protocol_version=version,
+        ssl_max_protocol_version=version,
+    )
+
+
+def test_an_older_version_of_tls_is_refused(network: Network) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(network.authority.certificate)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection(("127.0.0.1", network.server.tcp_port), TIMEOUT) as stream:
+        stream.sendall(SSL_REQUEST)
+        assert stream.recv(1) == b"S"
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert protocol version"):
+            context.wrap_socket(stream, server_hostname="localhost")
 
 
 @pytest.mark.parametrize("major", CLIENT_MAJORS)
