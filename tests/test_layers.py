@@ -33,6 +33,12 @@ RANKS = {
 }
 """A package may import itself and every package of a lower rank, with these exceptions."""
 
+ROOMS = {
+    "backup": {"": 0, "pgdata": 1, "verification": 1},
+    "serve": {"entry": 0, "wal": 0, "standbys": 0, "basebackup": 1, "": 2, "pgdata": 3},
+}
+"""The same for the packages within a package; "" stands for the modules beside them."""
+
 ALSO = {("pg", "errors")}
 NEVER = {("replication", "repo")}
 ONLY_FROM = {"config": {"cli", "__main__"}}
@@ -70,6 +76,8 @@ def breaches(path: PurePosixPath, source: str) -> list[str]:
         package = ""
     elif package not in RANKS:
         return [f"{path}: package {package} has no rank"]
+    elif len(parts) > 3 and parts[2] not in ROOMS.get(package, {}):
+        return [f"{path}: package {package}/{parts[2]} has no rank"]
     return [
         f"{path}:{getattr(node, 'lineno', 0)}: {reason}"
         for node in ast.walk(ast.parse(source))
@@ -82,6 +90,7 @@ def imports(node: ast.AST, module: str, package: str) -> Finding:
         top, _, rest = name.partition(".")
         if top == "pgbackup":
             yield from own_import(package, rest.partition(".")[0])
+            yield from room_import(module, name)
         elif not top:
             yield "relative import"
         elif top == "psycopg":
@@ -120,6 +129,21 @@ def own_import(package: str, wanted: str) -> Finding:
         yield f"{package} imports {wanted}"
     elif package not in ONLY_FROM.get(wanted, {package}):
         yield f"{package} imports {wanted}, which is for {sorted(ONLY_FROM[wanted])}"
+
+
+def room_import(module: str, name: str) -> Finding:
+    """Between the packages within one; own_import looks after all others."""
+    (package, room), (other, wanted) = room_of(module), room_of(name)
+    if package not in ROOMS or package != other or room == wanted:
+        return
+    if ROOMS[package][wanted] >= ROOMS[package][room]:
+        yield f"{package}/{room} imports {package}/{wanted}"
+
+
+def room_of(module: str) -> tuple[str, str]:
+    """The package of a module of ours, and which package within."""
+    package, room = (*module.split("."), "", "")[1:3]
+    return package, room if room in ROOMS.get(package, {}) else ""
 
 
 def calls(node: ast.AST, module: str, package: str) -> Finding:
@@ -204,12 +228,17 @@ def test_there_are_modules_to_check() -> None:
         ("backup/receive.py", "from pgbackup.restore.plan import Plan"),
         ("restore/plan.py", "import pgbackup.serve.handler"),
         ("restore/plan.py", "from pgbackup.cli import output"),
+        ("serve/entry/tls.py", "from pgbackup.serve.wal.walnews import WalNews"),
+        ("serve/entry/tls.py", "from pgbackup.serve.wal import walnews"),
+        ("serve/basebackup/copyout.py", "from pgbackup.serve.handler import Handler"),
+        ("backup/take.py", "from pgbackup.backup.verification.verify import verify_backup"),
         ("archiving/receive.py", "from pgbackup.care.status import read_status"),
         ("cli/app.py", "import pgbackup.__main__"),
         ("__init__.py", "from pgbackup import errors"),
         ("backup/receive.py", "from pgbackup.config import Config"),
         ("backup/receive.py", "import pgbackup.utils"),
         ("utils/strings.py", ""),
+        ("serve/utils/strings.py", ""),
         ("pg/lsn.py", "def f():\n    from pgbackup.cli import app"),
         ("stream/sink.py", "from . import buffers"),
         ("stream/sink.py", "from .buffers import BufferPool"),
@@ -256,6 +285,8 @@ def test_a_breach_is_found(path: str, source: str) -> None:
         ("replication/libpq.py", "import psycopg\nfrom psycopg import pq"),
         ("backup/wal.py", "from pgbackup.repo.archive import WalArchive"),
         ("serve/listener.py", "import socket\nfrom pgbackup.backup.stored import StoredBackup"),
+        ("serve/handler.py", "from pgbackup.serve.entry.connection import Connection"),
+        ("serve/pgdata/livewal.py", "from pgbackup.serve.pgdata.liveserver import LiveServer"),
         ("cli/backup.py", "import typer\nimport tqdm\nfrom pgbackup import __version__, config"),
         ("__main__.py", "from pgbackup.cli.app import main"),
         ("storage/durable.py", "os.fsync(fd); os.rename(a, b); os.link(a, b)"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pgbackup.archiving.verified import Verified, put_verified, read_verified
-from pgbackup.backup.verify_wal import check_content
+from pgbackup.backup.verification.wal import check_content
 from pgbackup.backup.walrecords import WalRecords
 from pgbackup.errors import CorruptData, NotFound, WrongSystem
 from pgbackup.pg.lsn import Lsn, Segment

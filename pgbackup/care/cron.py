@@ -16,7 +16,7 @@ from pgbackup.archiving.scan import WalScan
 from pgbackup.archiving.stopping import StopRequest
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import take_backup
-from pgbackup.backup.verify import verify_backup
+from pgbackup.backup.verification.verify import verify_backup
 from pgbackup.care.lastrun import LastRun, put_last_run
 from pgbackup.care.schedule import Schedule
 from pgbackup.care.serverview import Connect

@@ -16,7 +16,7 @@ from pgbackup.repo import layout
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterFacts, ClusterRepository
 from pgbackup.repo.slots import Slot, read_slots
-from pgbackup.serve.clientsfile import ServedClient, read_clients
+from pgbackup.serve.standbys.clientsfile import ServedClient, read_clients
 
 
 class RunningReceiver(NamedTuple):

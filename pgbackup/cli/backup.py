@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.backup.datadir import DataDirectory
+from pgbackup.backup.pgdata.datadir import DataDirectory
+from pgbackup.backup.pgdata.takelocal import LocalSource, stream_local_backup, take_local_backup
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import stream_backup, take_backup
-from pgbackup.backup.takelocal import LocalSource, stream_local_backup, take_local_backup
 from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression, parse_rate
 from pgbackup.cli.document import backup_document

@@ -6,7 +6,7 @@ import typer
 
 from pgbackup.cli import options
 from pgbackup.errors import UsageError
-from pgbackup.serve.tls import TlsFiles
+from pgbackup.serve.entry.tls import TlsFiles
 
 Certificate = Annotated[
     str | None,

@@ -7,8 +7,8 @@ import typer
 from pgbackup.cli import connection, options
 from pgbackup.errors import UsageError
 from pgbackup.repo.repository import Repository
-from pgbackup.serve.liveserver import LiveServer
 from pgbackup.serve.offer import LATEST
+from pgbackup.serve.pgdata.liveserver import LiveServer
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.storage.registry import open_storage
 

@@ -13,19 +13,19 @@ from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
 from pgbackup.errors import ClientError, ExitCode, UsageError
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.addresses import LOOPBACK, default_addresses, parse_address
-from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
-from pgbackup.serve.entrance import read_entrance
-from pgbackup.serve.listeners import Listeners
-from pgbackup.serve.listeners import listen as listen_at
-from pgbackup.serve.liveoffer import LiveOffer
-from pgbackup.serve.metrics import Metrics
+from pgbackup.serve.entry.addresses import LOOPBACK, default_addresses, parse_address
+from pgbackup.serve.entry.entrance import read_entrance
+from pgbackup.serve.entry.listeners import Listeners
+from pgbackup.serve.entry.listeners import listen as listen_at
 from pgbackup.serve.offer import LATEST, Offer
+from pgbackup.serve.pgdata.liveoffer import LiveOffer
 from pgbackup.serve.server import Server
 from pgbackup.serve.service import Service
-from pgbackup.serve.standbynames import StandbyNames, parse_standby_names
-from pgbackup.serve.walnews import WalNews
+from pgbackup.serve.standbys.clients import Clients
+from pgbackup.serve.standbys.metrics import Metrics
+from pgbackup.serve.standbys.standbynames import StandbyNames, parse_standby_names
+from pgbackup.serve.wal.walnews import WalNews
 
 DEFAULT_PORT = 5432
 DEFAULT_GRACE = 60

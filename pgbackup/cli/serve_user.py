@@ -10,8 +10,8 @@ import typer
 from pgbackup.cli import options
 from pgbackup.cli.output import print_json, print_table
 from pgbackup.errors import Conflict, ExitCode, NotFound, UsageError
-from pgbackup.serve.users import Right, User, changing_users, check_name, read_known_users
-from pgbackup.serve.verifier import make_verifier
+from pgbackup.serve.entry.users import Right, User, changing_users, check_name, read_known_users
+from pgbackup.serve.entry.verifier import make_verifier
 
 HEADINGS = ("USER", "PASSWORD", "CERTIFICATES", "SYSTEM USERS", "CLUSTERS", "RIGHTS")
 MAX_PASSWORD = 4096

@@ -32,7 +32,7 @@ from pgbackup.cli.output import (
 )
 from pgbackup.errors import ExitCode
 from pgbackup.replication.published import ReceiverPositions
-from pgbackup.serve.clientsfile import ServedClient
+from pgbackup.serve.standbys.clientsfile import ServedClient
 
 RECEIVER = (
     "PID", "STATUS", "RECEIVE_START_LSN", "TLI", "WRITTEN_LSN", "FLUSHED_LSN", "RECEIVED_TLI",

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pgbackup.backup.verify import VerifyReport, verify_backup
-from pgbackup.backup.verify_pages import PagesReport
+from pgbackup.backup.verification.pages import PagesReport
+from pgbackup.backup.verification.verify import VerifyReport, verify_backup
 from pgbackup.cli import options
 from pgbackup.cli.amounts import default_workers
 from pgbackup.cli.output import format_size, print_json, progress_bar, say

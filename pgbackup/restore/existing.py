@@ -8,7 +8,7 @@ Reads and renames; never changes or removes content.
 
 import os
 
-from pgbackup.backup.running import read_regular, running_server
+from pgbackup.backup.pgdata.running import read_regular, running_server
 from pgbackup.errors import CorruptData, Refused, WrongSystem
 from pgbackup.pg.control import FILE_SIZE, ControlFile
 from pgbackup.restore.tree import Tree

@@ -7,7 +7,7 @@ they cannot have it. Without an index everything up to the target is read.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pgbackup.backup.verify_wal import check_content
+from pgbackup.backup.verification.wal import check_content
 from pgbackup.backup.walrecords import WalRecord, WalRecords
 from pgbackup.errors import CorruptData, NotFound
 from pgbackup.pg.lsn import Lsn, Segment

@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from pgbackup.errors import ClientError
-from pgbackup.serve.copyout import Outgoing
+from pgbackup.serve.basebackup.copyout import Outgoing
 from pgbackup.storage.api import Bytes
 
 KEY_LENGTH: Final = 4

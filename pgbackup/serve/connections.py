@@ -14,8 +14,8 @@ from typing import Final
 from pgbackup.errors import ClientError, ConnectionFailed
 from pgbackup.interrupts import held_back
 from pgbackup.serve.cancellation import Cancellation
-from pgbackup.serve.connection import Connection
-from pgbackup.serve.session import Client
+from pgbackup.serve.entry.connection import Connection
+from pgbackup.serve.entry.session import Client
 from pgbackup.wire import backend
 from pgbackup.wire.startup import CancelRequest
 

@@ -11,13 +11,13 @@ import threading
 from pgbackup.errors import ClientError, ConnectionFailed, PgbackupError, ProtocolViolation
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.serve.cancellation import Cancellable, Cancellation, Terminated
-from pgbackup.serve.clients import Attendance
-from pgbackup.serve.connection import Connection
+from pgbackup.serve.entry.connection import Connection
+from pgbackup.serve.entry.users import Right, User
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.sendbackup import send_backup
 from pgbackup.serve.slots import Slots
-from pgbackup.serve.users import Right, User
-from pgbackup.serve.walnews import WalNews
+from pgbackup.serve.standbys.clients import Attendance
+from pgbackup.serve.wal.walnews import WalNews
 from pgbackup.serve.walsender import WalSender
 from pgbackup.wire import backend, frontend, results
 from pgbackup.wire.basebackup import BaseBackup

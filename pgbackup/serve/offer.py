@@ -12,14 +12,14 @@ from pgbackup.errors import ClientError, NotFound
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.answer import Answer
 from pgbackup.serve.asked import LABEL, TARGET_LSN, parse_settings
+from pgbackup.serve.basebackup.answer import Answer
+from pgbackup.serve.basebackup.storedanswer import stored_answer
+from pgbackup.serve.basebackup.storedwal import Further
 from pgbackup.serve.clonepoint import find_clone_point
-from pgbackup.serve.sentwal import SentWal
-from pgbackup.serve.storedanswer import stored_answer
-from pgbackup.serve.storedwal import Further
-from pgbackup.serve.tailwal import tail_of
-from pgbackup.serve.walsource import WalSource
+from pgbackup.serve.wal.sentwal import SentWal
+from pgbackup.serve.wal.tailwal import tail_of
+from pgbackup.serve.wal.walsource import WalSource
 from pgbackup.wire.basebackup import BaseBackup
 
 LATEST: Final = "latest"

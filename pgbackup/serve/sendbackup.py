@@ -6,8 +6,8 @@ Source: basebackup.c, SendBaseBackup, perform_base_backup (PostgreSQL 18)
 from typing import Final
 
 from pgbackup.errors import ClientError
+from pgbackup.serve.basebackup.copyout import copy_out
 from pgbackup.serve.cancellation import Cancellable
-from pgbackup.serve.copyout import copy_out
 from pgbackup.serve.offer import Offer
 from pgbackup.stream.compress import MAX_WORKERS, Compress, ZstdSettings
 from pgbackup.stream.gzip import Gzip

@@ -14,16 +14,16 @@ from typing import Final, Protocol
 
 from pgbackup.errors import ConnectionFailed, PgbackupError
 from pgbackup.replication.published import now
-from pgbackup.serve.admission import Admission
-from pgbackup.serve.clients import Clients
-from pgbackup.serve.clientstatus import ClientStatus, clean_name
-from pgbackup.serve.connection import Connection
 from pgbackup.serve.connections import STANDARD, Connections, Guest, Limits, too_many
-from pgbackup.serve.entrance import Entrance
+from pgbackup.serve.entry.admission import Admission
+from pgbackup.serve.entry.connection import Connection
+from pgbackup.serve.entry.entrance import Entrance
+from pgbackup.serve.entry.session import Admitted, Client, greeting
 from pgbackup.serve.handler import Handler
 from pgbackup.serve.offer import Offer
-from pgbackup.serve.session import Admitted, Client, greeting
-from pgbackup.serve.walnews import WalNews
+from pgbackup.serve.standbys.clients import Clients
+from pgbackup.serve.standbys.clientstatus import ClientStatus, clean_name
+from pgbackup.serve.wal.walnews import WalNews
 from pgbackup.wire import backend
 
 MAX_REASON: Final = 300

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from pgbackup.interrupts import held_back
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.clients import Clients
-from pgbackup.serve.clientsfile import ClientsFile, ServedClient, served_clients
-from pgbackup.serve.listeners import Listeners
-from pgbackup.serve.quorum import Quorum
+from pgbackup.serve.entry.listeners import Listeners
 from pgbackup.serve.server import Server
-from pgbackup.serve.standbynames import parse_standby_names
-from pgbackup.serve.walnews import WalNews
+from pgbackup.serve.standbys.clients import Clients
+from pgbackup.serve.standbys.clientsfile import ClientsFile, ServedClient, served_clients
+from pgbackup.serve.standbys.quorum import Quorum
+from pgbackup.serve.standbys.standbynames import parse_standby_names
+from pgbackup.serve.wal.walnews import WalNews
 from pgbackup.stream.buffers import return_freed_buffers
 
 

@@ -16,13 +16,13 @@ from typing import Final
 from pgbackup.errors import ClientError, ConnectionFailed
 from pgbackup.pg.lsn import Lsn, WalPosition
 from pgbackup.serve.cancellation import Cancellation
-from pgbackup.serve.clients import Attendance
-from pgbackup.serve.connection import Connection
+from pgbackup.serve.entry.connection import Connection
 from pgbackup.serve.offer import Offer
-from pgbackup.serve.sentwal import SentWal
 from pgbackup.serve.slots import HeldSlot, Slots
-from pgbackup.serve.walnews import WalNews
-from pgbackup.serve.walstream import BUFFERS, WalPiece, WalStream
+from pgbackup.serve.standbys.clients import Attendance
+from pgbackup.serve.wal.sentwal import SentWal
+from pgbackup.serve.wal.walnews import WalNews
+from pgbackup.serve.wal.walstream import BUFFERS, WalPiece, WalStream
 from pgbackup.storage.api import Bytes
 from pgbackup.stream.buffers import release_all
 from pgbackup.wire import backend, frontend, results

@@ -25,7 +25,7 @@ import zstandard
 from crc32c import crc32c
 from pairs import machine, print_rows
 
-from pgbackup.backup.directread import DirectReads
+from pgbackup.backup.pgdata.directread import DirectReads
 from pgbackup.pg.lsn import Lsn
 from pgbackup.pg.page import KERNEL, PAGE_SIZE, bad_pages
 

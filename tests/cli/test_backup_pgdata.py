@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.pgdata import make_pgdata
+from tests.backup.pgdata.pgdata import make_pgdata
 from tests.cli.program import Answer, begin, command, environment, run
 from tests.cluster import Cluster, client_bin
 from tests.fix_cluster import ClusterFactory

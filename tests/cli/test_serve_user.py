@@ -9,8 +9,8 @@ import pytest
 
 from pgbackup.errors import ExitCode
 from pgbackup.repo import layout
-from pgbackup.serve.users import read_known_users
-from pgbackup.serve.verifier import make_verifier
+from pgbackup.serve.entry.users import read_known_users
+from pgbackup.serve.entry.verifier import make_verifier
 from pgbackup.storage.local import LocalStorage
 from tests.backup.sample import sample
 from tests.cli.program import (

@@ -7,10 +7,10 @@ succeeds. With PGDATA it reads that directory itself.
 import sys
 from functools import partial
 
-from pgbackup.backup.datadir import DataDirectory
+from pgbackup.backup.pgdata.datadir import DataDirectory
+from pgbackup.backup.pgdata.takelocal import LocalSource, take_local_backup
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import take_backup
-from pgbackup.backup.takelocal import LocalSource, take_local_backup
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.local import LocalStorage

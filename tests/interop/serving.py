@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from tests.account import program_environment
 from tests.binaries import nearest_client
 from tests.cli.program import Running, begin

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.backup.basebackup import DirectoryBackup, ReadOptions
-from pgbackup.backup.datadir import DataDirectory
+from pgbackup.backup.pgdata.basebackup import DirectoryBackup, ReadOptions
+from pgbackup.backup.pgdata.datadir import DataDirectory
 from pgbackup.backup.receive import BackupOutcome
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.stream.compress import Compress, ZstdSettings

@@ -14,7 +14,7 @@ from tests.account import program_environment
 from tests.binaries import client_bin
 from tests.cli.program import begin, run, run_with_input, succeed
 from tests.fix_cluster import ClusterFactory
-from tests.serve.certificates import Authority
+from tests.serve.entry.certificates import Authority
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.interop

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import take_backup
-from pgbackup.backup.verify import verify_backup
+from pgbackup.backup.verification.verify import verify_backup
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.replication.transport import Transport
 from pgbackup.repo.repository import ClusterRepository, Repository

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from pgbackup.wire.startup import MAX_STARTUP_PACKET
-from tests.serve.test_session import GSSENC_REQUEST, SSL_REQUEST, hello, packet
+from tests.serve.entry.test_session import GSSENC_REQUEST, SSL_REQUEST, hello, packet
 
 SECONDS = 60.0
 FIRST = b"n,,n=,r=rOprNGfwEbeRWgbNEkqO"

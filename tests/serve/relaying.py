@@ -11,7 +11,7 @@ from typing import Self
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication import client
 from pgbackup.replication.libpq import LibpqTransport
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from pgbackup.wire.messages import XLogData, parse_stream_message
 from tests.cli import program
 from tests.waiting import wait_for

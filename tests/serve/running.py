@@ -9,18 +9,18 @@ from typing import Self
 
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.addresses import LOOPBACK, Directory, HostPort
-from pgbackup.serve.clients import Clients
 from pgbackup.serve.connections import STANDARD, Limits
-from pgbackup.serve.entrance import Entrance
-from pgbackup.serve.listener import user_name
-from pgbackup.serve.listeners import listen
+from pgbackup.serve.entry.addresses import LOOPBACK, Directory, HostPort
+from pgbackup.serve.entry.entrance import Entrance
+from pgbackup.serve.entry.listener import user_name
+from pgbackup.serve.entry.listeners import listen
+from pgbackup.serve.entry.session import Gate
+from pgbackup.serve.entry.tls import Tls
+from pgbackup.serve.entry.users import User
 from pgbackup.serve.offer import Offer
 from pgbackup.serve.server import Server
-from pgbackup.serve.session import Gate
-from pgbackup.serve.tls import Tls
-from pgbackup.serve.users import User
-from pgbackup.serve.walnews import WalNews
+from pgbackup.serve.standbys.clients import Clients
+from pgbackup.serve.wal.walnews import WalNews
 
 PORT = 5432
 GRACE = 20.0

@@ -14,8 +14,8 @@ from pgbackup.replication import client
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.replication.transport import CommandComplete, CopyBegin, Ready, ResultSet
 from pgbackup.repo.repository import Repository
-from pgbackup.serve.liveoffer import LiveOffer
-from pgbackup.serve.liveserver import LiveServer
+from pgbackup.serve.pgdata.liveoffer import LiveOffer
+from pgbackup.serve.pgdata.liveserver import LiveServer
 from pgbackup.storage.memory import MemoryStorage
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory

@@ -9,13 +9,13 @@ import pytest
 
 from pgbackup.backup.stored import StoredBackup
 from pgbackup.pg.tar import END_OF_ARCHIVE
+from pgbackup.serve.basebackup.storedbackup import StoredBackupSource
 from pgbackup.serve.sendbackup import compressed
-from pgbackup.serve.storedbackup import StoredBackupSource
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.compression import Compression
 from tests.backup.sample import LABEL, OID
-from tests.serve.test_storedbackup import unpacked, with_map
+from tests.serve.basebackup.test_storedbackup import unpacked, with_map
 from tests.stream.checked_sink import CheckedSink
 
 DECODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {

@@ -14,18 +14,18 @@ from pgbackup.replication import client
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.serve import connections
 from pgbackup.serve.cancellation import Cancellable, Cancellation
-from pgbackup.serve.connection import MAX_UNREAD, Connection
 from pgbackup.serve.connections import STRANGERS, Connections, Guest, Limits
-from pgbackup.serve.listener import user_name
-from pgbackup.serve.session import Client
+from pgbackup.serve.entry.connection import MAX_UNREAD, Connection
+from pgbackup.serve.entry.listener import user_name
+from pgbackup.serve.entry.session import Client
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.startup import CancelRequest
 from tests.backup.sample import Sample, sample
+from tests.serve.basebackup.test_storedbackup import with_map
+from tests.serve.entry.test_session import SSL_REQUEST, hello, packet
 from tests.serve.running import PORT, Running
 from tests.serve.test_server import begin_stream
-from tests.serve.test_session import SSL_REQUEST, hello, packet
-from tests.serve.test_storedbackup import with_map
 from tests.waiting import wait_for
 
 SECONDS = 60

@@ -9,11 +9,11 @@ import socket
 from collections import Counter
 from random import Random
 
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from pgbackup.storage.memory import MemoryStorage
 from tests.backup.sample import sample
+from tests.serve.entry.test_session import OK, hello, packet
 from tests.serve.running import PORT, Running
-from tests.serve.test_session import OK, hello, packet
 from tests.wire.command_table import COMMANDS
 from tests.wire.mutations import CASES, SEED, change
 

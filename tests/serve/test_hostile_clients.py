@@ -18,12 +18,12 @@ from random import Random
 import psycopg
 import pytest
 
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from pgbackup.storage.local import LocalStorage
 from tests.backup.sample import sample
 from tests.cli.program import Running, begin, run_with_input
 from tests.repo.samples import SYSTEM
-from tests.serve.certificates import Authority
+from tests.serve.entry.certificates import Authority
 from tests.serve.hostile import Hostile
 from tests.waiting import wait_for
 from tests.wire.mutations import SEED

@@ -11,15 +11,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgbackup.serve.tls import Tls, TlsFiles
-from pgbackup.serve.users import User
-from pgbackup.serve.verifier import make_verifier
+from pgbackup.serve.entry.tls import Tls, TlsFiles
+from pgbackup.serve.entry.users import User
+from pgbackup.serve.entry.verifier import make_verifier
 from pgbackup.storage.memory import MemoryStorage
 from tests.account import program_environment
 from tests.backup.sample import sample
 from tests.binaries import CLIENT_MAJORS, client_bin
 from tests.repo.samples import SYSTEM
-from tests.serve.certificates import Authority
+from tests.serve.entry.certificates import Authority
 from tests.serve.running import Running
 
 pytestmark = pytest.mark.interop

@@ -7,7 +7,7 @@ import pytest
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.replication import client
 from pgbackup.replication.transport import CopyBegin
-from pgbackup.serve.listener import user_name
+from pgbackup.serve.entry.listener import user_name
 from pgbackup.wire.commands import StartPhysicalReplication
 from pgbackup.wire.messages import standby_status
 from tests.archiving.receiving import KEEP, load
@@ -15,7 +15,7 @@ from tests.cli import program
 from tests.fix_cluster import ClusterFactory
 from tests.repo.samples import MIB
 from tests.serve.relaying import NAME, Relay, receive_up_to
-from tests.serve.test_walstream_servers import in_pg_wal, write
+from tests.serve.wal.test_walstream_servers import in_pg_wal, write
 from tests.waiting import wait_for
 
 ROUNDS = 5

@@ -32,9 +32,9 @@ from pgbackup.replication.transport import (
 from pgbackup.repo import layout
 from pgbackup.repo.record import ChecksumFailures
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.listener import UnixListener, user_name
+from pgbackup.serve.entry.listener import UnixListener, user_name
+from pgbackup.serve.entry.users import Right, User
 from pgbackup.serve.offer import Offer
-from pgbackup.serve.users import Right, User
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.commands import (
@@ -47,8 +47,8 @@ from pgbackup.wire.commands import (
 from pgbackup.wire.messages import Keepalive, XLogData, parse_stream_message, standby_status
 from tests.backup.sample import LABEL, MIB, OID, Sample, sample
 from tests.repo.samples import SYSTEM
+from tests.serve.basebackup.test_storedbackup import with_map
 from tests.serve.running import PORT, Running
-from tests.serve.test_storedbackup import with_map
 from tests.stream.checked_sink import CheckedSink
 from tests.waiting import wait_for
 

@@ -14,9 +14,9 @@ from pgbackup.serve import connections
 from pgbackup.wire.basebackup import BaseBackup
 from pgbackup.wire.messages import standby_status
 from tests.backup.sample import Sample
+from tests.serve.basebackup.test_storedbackup import with_map
 from tests.serve.running import Running
 from tests.serve.test_server import begin_stream, receive_wal, stored
-from tests.serve.test_storedbackup import with_map
 
 ENDED = "terminating connection due to administrator command"
 
