@@ -34,6 +34,8 @@ RANKS = {
 """A package may import itself and every package of a lower rank, with these exceptions."""
 
 ROOMS = {
+    "repo": {"": 0, "moments": 1, "retention": 1},
+    "archiving": {"": 0, "receiver": 1},
     "backup": {"": 0, "pgdata": 1, "verification": 1},
     "serve": {"entry": 0, "wal": 0, "standbys": 0, "basebackup": 1, "": 2, "pgdata": 3},
 }

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from pgbackup.archiving.heldslot import Servers
-from pgbackup.archiving.receive import ReceiveOptions, WalReceiver
+from pgbackup.archiving.receiver.heldslot import Servers
+from pgbackup.archiving.receiver.receive import ReceiveOptions, WalReceiver
+from pgbackup.archiving.receiver.stopping import StopRequest
 from pgbackup.archiving.scan import WalScan
-from pgbackup.archiving.stopping import StopRequest
 from pgbackup.backup.request import BackupRequest
 from pgbackup.backup.take import take_backup
 from pgbackup.backup.verification.verify import verify_backup
@@ -25,11 +25,11 @@ from pgbackup.errors import ExitCode, Locked, NotFound, PgbackupError, WrongSyst
 from pgbackup.replication import client
 from pgbackup.repo import layout
 from pgbackup.repo.catalog import BackupRecord
-from pgbackup.repo.expire import run_expire
-from pgbackup.repo.indexing import bring_up_to_date
 from pgbackup.repo.inventory import read_segment_size, read_timelines
-from pgbackup.repo.policy import Policy
+from pgbackup.repo.moments.indexing import bring_up_to_date
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.retention.expire import run_expire
+from pgbackup.repo.retention.policy import Policy
 from pgbackup.repo.verifications import Verification, put_verification, read_verifications
 from pgbackup.storage.api import Storage
 from pgbackup.stream.progress import Meter

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pgbackup.archiving.heldslot import Servers, SlotOptions
-from pgbackup.archiving.receive import ReceiveOptions
+from pgbackup.archiving.receiver.heldslot import Servers, SlotOptions
+from pgbackup.archiving.receiver.receive import ReceiveOptions
 from pgbackup.backup.request import BackupRequest
 from pgbackup.care.cron import CronReport, CronRequest, run_cron
 from pgbackup.care.schedule import parse_schedule
@@ -14,7 +14,7 @@ from pgbackup.cli.amounts import default_workers, parse_compression, parse_rate
 from pgbackup.cli.backup import Checkpoint
 from pgbackup.cli.output import print_json, say
 from pgbackup.errors import ExitCode, Locked, UsageError
-from pgbackup.repo.policy import Policy, parse_tiers
+from pgbackup.repo.retention.policy import Policy, parse_tiers
 from pgbackup.storage.registry import open_storage
 from pgbackup.stream.progress import SilentMeter
 

@@ -11,9 +11,9 @@ from pgbackup.cli.document import TIME_FORMAT
 from pgbackup.cli.output import format_size, print_json, print_table, say, say_warning
 from pgbackup.errors import ExitCode
 from pgbackup.pg.lsn import WalFileKind
-from pgbackup.repo.expire import ExpireOutcome, check_policy, plan_expire, run_expire
-from pgbackup.repo.policy import Policy, parse_tiers
-from pgbackup.repo.retention import BackupFate, RetentionPlan, WalFate
+from pgbackup.repo.retention.expire import ExpireOutcome, check_policy, plan_expire, run_expire
+from pgbackup.repo.retention.plan import BackupFate, RetentionPlan, WalFate
+from pgbackup.repo.retention.policy import Policy, parse_tiers
 
 HEADINGS = ("", "WHAT", "SIZE", "WAL AFTER IT", "WHY")
 

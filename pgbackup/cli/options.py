@@ -7,8 +7,8 @@ import typer
 
 from pgbackup.errors import UsageError
 from pgbackup.repo import layout
-from pgbackup.repo.policy import MAX_COUNT
 from pgbackup.repo.repository import Repository
+from pgbackup.repo.retention.policy import MAX_COUNT
 from pgbackup.storage.registry import open_storage
 
 Repo = Annotated[

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.archiving.receive import ReceiveOptions
-from pgbackup.archiving.stopping import StopRequest
+from pgbackup.archiving.receiver.receive import ReceiveOptions
+from pgbackup.archiving.receiver.stopping import StopRequest
 from pgbackup.cli import connection, options, receiving
 from pgbackup.cli.output import say
 from pgbackup.errors import CorruptData, ExitCode, UsageError

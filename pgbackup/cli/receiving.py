@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.archiving.heldslot import Servers, SlotOptions
 from pgbackup.archiving.options import DEFAULT_LEVEL
-from pgbackup.archiving.receive import ReceiveOptions, Relay, WalReceiver
-from pgbackup.archiving.slotguard import SlotCap
-from pgbackup.archiving.stopping import StopRequest
+from pgbackup.archiving.receiver.heldslot import Servers, SlotOptions
+from pgbackup.archiving.receiver.receive import ReceiveOptions, Relay, WalReceiver
+from pgbackup.archiving.receiver.slotguard import SlotCap
+from pgbackup.archiving.receiver.stopping import StopRequest
 from pgbackup.cli.amounts import parse_compression, parse_size
 from pgbackup.cli.connection import Connector
 from pgbackup.errors import Interrupted, UsageError

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.archiving.receive import ReceiveOptions
-from pgbackup.archiving.stopping import StopRequest
+from pgbackup.archiving.receiver.receive import ReceiveOptions
+from pgbackup.archiving.receiver.stopping import StopRequest
 from pgbackup.cli import encryption, live, options, receiving
 from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pgbackup.archiving.fill import Filled, FillReport, fill_gaps
+from pgbackup.archiving.receiver.fill import Filled, FillReport, fill_gaps
 from pgbackup.cli import connection, options
 from pgbackup.cli.amounts import parse_compression
 from pgbackup.cli.gaps import (

@@ -20,11 +20,11 @@ from pgbackup.cli.windows_html import page
 from pgbackup.cli.windows_text import print_chart, print_points, print_windows, printable
 from pgbackup.errors import ExitCode, PgbackupError
 from pgbackup.pg.walrecord import from_datetime, to_datetime
-from pgbackup.repo.chart import draw
+from pgbackup.repo.moments.chart import draw
+from pgbackup.repo.moments.survey import Survey, commit_before, read_survey
+from pgbackup.repo.moments.walindex import Commit
+from pgbackup.repo.moments.windows import Window
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.survey import Survey, commit_before, read_survey
-from pgbackup.repo.walindex import Commit
-from pgbackup.repo.windows import Window
 from pgbackup.restore.moment import parse_moment
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"

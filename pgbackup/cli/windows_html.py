@@ -20,8 +20,8 @@ from pgbackup.cli.windows_text import (
     window_rows,
 )
 from pgbackup.pg.walrecord import to_datetime
-from pgbackup.repo.chart import Bar, Chart, Lane, Mark
-from pgbackup.repo.survey import Survey
+from pgbackup.repo.moments.chart import Bar, Chart, Lane, Mark
+from pgbackup.repo.moments.survey import Survey
 
 _MANY = 100  # backups on a lane, from which on their marks are thinner
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -10,9 +10,9 @@ from pgbackup.cli.gaps import describe
 from pgbackup.cli.output import format_time, print_table
 from pgbackup.pg.lsn import Timeline
 from pgbackup.pg.walrecord import to_datetime
-from pgbackup.repo.chart import Chart, Lane, Mark
-from pgbackup.repo.survey import Survey
-from pgbackup.repo.windows import EndsBy, Window
+from pgbackup.repo.moments.chart import Chart, Lane, Mark
+from pgbackup.repo.moments.survey import Survey
+from pgbackup.repo.moments.windows import EndsBy, Window
 
 HEADINGS = ("TLI", "BACKUPS", "FROM", "UP TO", "FROM TIME", "LAST COMMIT", "ENDS BY")
 POINT_HEADINGS = ("RESTORE POINT", "TLI", "LSN", "TIME")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pgbackup.errors import NotFound, UsageError, WalGap
 from pgbackup.pg.lsn import Timeline
 from pgbackup.repo.catalog import BackupRecord
-from pgbackup.repo.indexing import bring_up_to_date
 from pgbackup.repo.inventory import read_inventory
+from pgbackup.repo.moments.indexing import bring_up_to_date
+from pgbackup.repo.moments.walindex import WalIndex
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.walindex import WalIndex
 from pgbackup.restore.choose import Choice, Chooser
 from pgbackup.restore.recoverytarget import (
     CURRENT_TIMELINE,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, from_datetime, to_datetime
-from pgbackup.repo.walindex import SegmentNotes, WalIndex
+from pgbackup.repo.moments.walindex import SegmentNotes, WalIndex
 from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind
 from pgbackup.restore.walsearch import Seen
 

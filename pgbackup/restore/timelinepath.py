@@ -13,8 +13,8 @@ from pgbackup.pg.history import TimelineHistory, WalSpan
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.coverage import TimelineWal
-from pgbackup.repo.walindex import WalIndex
-from pgbackup.repo.windows import EndsBy, Window, windows
+from pgbackup.repo.moments.walindex import WalIndex
+from pgbackup.repo.moments.windows import EndsBy, Window, windows
 
 
 class Route(NamedTuple):

@@ -20,7 +20,7 @@ from pgbackup.pg.walrecord import (
     parse_transaction,
 )
 from pgbackup.repo.archive import WalArchive
-from pgbackup.repo.walindex import SegmentNotes, WalIndex
+from pgbackup.repo.moments.walindex import SegmentNotes, WalIndex
 from pgbackup.restore.timelinepath import Route
 
 _WANTED = frozenset({RM_XLOG, RM_XACT})

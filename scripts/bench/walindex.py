@@ -21,11 +21,11 @@ from pairs import Contender, machine, print_rows, run_once
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent
 from pgbackup.repo.coverage import TimelineWal, stretches_of
-from pgbackup.repo.indexing import bring_up_to_date
-from pgbackup.repo.indexpieces import Piece, put_piece
+from pgbackup.repo.moments.indexing import bring_up_to_date
+from pgbackup.repo.moments.indexpieces import Piece, put_piece
+from pgbackup.repo.moments.walindex import SegmentNotes
+from pgbackup.repo.moments.windows import windows
 from pgbackup.repo.repository import Repository
-from pgbackup.repo.walindex import SegmentNotes
-from pgbackup.repo.windows import windows
 from pgbackup.storage.local import LocalStorage
 from tests.account import cluster_space
 from tests.cluster import Cluster

@@ -12,7 +12,7 @@ from pgbackup.storage.local import LocalStorage
 from tests.cli.program import Answer, run, succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
-from tests.repo.expiring import make_cluster
+from tests.repo.retention.expiring import make_cluster
 
 SLOTS = "SELECT slot_name::text, slot_type, restart_lsn IS NOT NULL FROM pg_replication_slots"
 

@@ -13,18 +13,18 @@ from pgbackup.cli.windows_text import ASCII, UNICODE, Glyphs, chart_lines
 from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent, from_datetime
-from pgbackup.repo.chart import draw
 from pgbackup.repo.coverage import Gaps, TimelineWal, stretches_of
-from pgbackup.repo.indexpieces import Piece
+from pgbackup.repo.moments.chart import draw
+from pgbackup.repo.moments.indexpieces import Piece
+from pgbackup.repo.moments.survey import Survey
+from pgbackup.repo.moments.walindex import SegmentNotes, TimelineIndex, WalIndex
+from pgbackup.repo.moments.windows import windows
 from pgbackup.repo.repository import Repository
-from pgbackup.repo.survey import Survey
-from pgbackup.repo.walindex import SegmentNotes, TimelineIndex, WalIndex
-from pgbackup.repo.windows import windows
 from pgbackup.storage.local import LocalStorage
 from tests.backup.wal import WalWriter
 from tests.cli.program import run, succeed
+from tests.repo.moments.test_recordsearch import COMMIT, RM_XACT, main_data
 from tests.repo.samples import MIB, NOON, SYSTEM, record
-from tests.repo.test_recordsearch import COMMIT, RM_XACT, main_data
 
 EVIL = "<script>alert('x')</script>&\x1b[2J"
 

@@ -16,7 +16,7 @@ from tests.archiving.acknowledged import (
     expect_clean,
     expect_restored,
 )
-from tests.archiving.receiving import (
+from tests.archiving.receiver.receiving import (
     KEEP,
     MIB,
     cluster_of,

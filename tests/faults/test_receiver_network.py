@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.archiving.acknowledged import Commits, back_up, expect_archived
-from tests.archiving.receiving import (
+from tests.archiving.receiver.receiving import (
     KEEP,
     MIB,
     end,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.account import program_environment
 from tests.archiving.acknowledged import TABLE, Commits
-from tests.archiving.receiving import KEEP
+from tests.archiving.receiver.receiving import KEEP
 from tests.binaries import client_bin
 from tests.cli import program
 from tests.cluster import Cluster

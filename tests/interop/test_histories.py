@@ -12,9 +12,9 @@ import pytest
 
 from pgbackup.pg.lsn import Lsn
 from pgbackup.pg.walrecord import from_datetime, to_datetime
+from pgbackup.repo.moments.survey import Survey, commit_before, read_survey
+from pgbackup.repo.moments.windows import Window
 from pgbackup.repo.repository import ClusterRepository, Repository
-from pgbackup.repo.survey import Survey, commit_before, read_survey
-from pgbackup.repo.windows import Window
 from pgbackup.storage.local import LocalStorage
 from tests.archiving.test_servers import archiving, hook, wait_until_archived
 from tests.cli.program import succeed

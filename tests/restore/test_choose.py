@@ -14,7 +14,7 @@ from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.pg.walrecord import EventKind, TransactionEnd, WalEvent, from_datetime
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.coverage import TimelineWal, stretches_of
-from pgbackup.repo.walindex import WalIndex
+from pgbackup.repo.moments.walindex import WalIndex
 from pgbackup.restore.choose import Choice, Chooser
 from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind, TargetWords, parse_timeline
 from pgbackup.restore.timelinepath import Route, WalMap

@@ -10,7 +10,7 @@ from pgbackup.replication.transport import CopyBegin
 from pgbackup.serve.entry.listener import user_name
 from pgbackup.wire.commands import StartPhysicalReplication
 from pgbackup.wire.messages import standby_status
-from tests.archiving.receiving import KEEP, load
+from tests.archiving.receiver.receiving import KEEP, load
 from tests.cli import program
 from tests.fix_cluster import ClusterFactory
 from tests.repo.samples import MIB

@@ -19,7 +19,7 @@ from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from tests.cli.program import ROOT, environment
 from tests.fix_cluster import ClusterFactory
-from tests.repo.expiring import make_cluster
+from tests.repo.retention.expiring import make_cluster
 from tests.repo.samples import MIB, SYSTEM
 from tests.serve.slotting import PID, REPORTS
 

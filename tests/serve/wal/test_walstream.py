@@ -18,7 +18,7 @@ from pgbackup.serve.wal.walnews import WalNews
 from pgbackup.serve.wal.walsource import WalSource
 from pgbackup.serve.wal.walstream import PIECE_SIZE, WalStream
 from pgbackup.storage.local import LocalStorage
-from tests.repo.expiring import make_cluster
+from tests.repo.retention.expiring import make_cluster
 from tests.repo.samples import MIB, SYSTEM
 from tests.serve.wal.streaming import pieces
 

@@ -11,7 +11,7 @@ from pgbackup.pg.control import ClusterState, ControlFile
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.replication.published import read_positions
 from tests.archiving.acknowledged import Commits, back_up, expect_archived
-from tests.archiving.receiving import (
+from tests.archiving.receiver.receiving import (
     KEEP,
     MIB,
     cluster_of,

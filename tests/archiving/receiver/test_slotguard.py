@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgbackup.archiving.slotguard import SlotCap, SlotGuard
+from pgbackup.archiving.receiver.slotguard import SlotCap, SlotGuard
 from pgbackup.errors import ConnectionFailed, NotFound, PgbackupError
 from pgbackup.pg.lsn import Lsn
 from pgbackup.replication.slotstate import SlotState, WalStatus

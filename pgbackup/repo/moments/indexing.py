@@ -16,11 +16,11 @@ from pgbackup.errors import CorruptData, NotFound, StorageDenied, WrongSystem
 from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.repo import layout
 from pgbackup.repo.coverage import Stretch, TimelineWal
-from pgbackup.repo.indexpieces import ROW, Piece, joined, put_piece, read_pieces
-from pgbackup.repo.recordsearch import find_records
+from pgbackup.repo.moments.indexpieces import ROW, Piece, joined, put_piece, read_pieces
+from pgbackup.repo.moments.recordsearch import find_records
+from pgbackup.repo.moments.segmentrecords import SegmentRecords
+from pgbackup.repo.moments.walindex import TimelineIndex, WalIndex
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.segmentrecords import SegmentRecords
-from pgbackup.repo.walindex import TimelineIndex, WalIndex
 
 _BATCH = 1000  # segments, after which what was read is stored
 _THREADS = 2  # decompression releases the interpreter's lock, the search does not

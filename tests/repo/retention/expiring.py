@@ -1,6 +1,6 @@
 """A repository worth expiring; as a program, an expire that dies before its N-th unlink.
 
-python -m tests.repo.expiring REPO N
+python -m tests.repo.retention.expiring REPO N
 """
 
 import sys
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.repo import layout
-from pgbackup.repo.expire import run_expire
-from pgbackup.repo.policy import Policy
 from pgbackup.repo.record import ArchiveRecord, ChecksumFailures, ObjectRecord, WalRange
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.retention.expire import run_expire
+from pgbackup.repo.retention.policy import Policy
 from pgbackup.storage.api import Storage
 from pgbackup.storage.local import LocalStorage
 from tests.repo.samples import MIB, NOON, SYSTEM, record

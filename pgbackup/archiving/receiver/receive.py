@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from pgbackup.archiving.heldslot import HeldSlot, Servers, SlotOptions
 from pgbackup.archiving.options import DEFAULT_LEVEL
-from pgbackup.archiving.received import ReceivedWal
-from pgbackup.archiving.servergaps import ServerGaps, expect_system
-from pgbackup.archiving.startpoint import fetch_history
-from pgbackup.archiving.stopping import StopRequest
+from pgbackup.archiving.receiver.heldslot import HeldSlot, Servers, SlotOptions
+from pgbackup.archiving.receiver.received import ReceivedWal
+from pgbackup.archiving.receiver.servergaps import ServerGaps, expect_system
+from pgbackup.archiving.receiver.startpoint import fetch_history
+from pgbackup.archiving.receiver.stopping import StopRequest
 from pgbackup.errors import (
     AuthenticationFailed,
     ConnectionFailed,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgbackup.archiving.shadowslots import ShadowSlots
+from pgbackup.archiving.receiver.shadowslots import ShadowSlots
 from pgbackup.errors import ConnectionFailed
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication.transport import CommandComplete, Host, Ready, ServerAddress, Transport

@@ -13,7 +13,7 @@ from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.pg.walrecord import EventKind, from_datetime, to_datetime
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.coverage import Stretch, TimelineWal
-from pgbackup.repo.survey import Survey
+from pgbackup.repo.moments.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)

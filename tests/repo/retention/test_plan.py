@@ -14,12 +14,12 @@ from pgbackup.errors import UsageError
 from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind, WalPosition
 from pgbackup.repo import layout
-from pgbackup.repo.policy import Policy, Tier, parse_tiers
 from pgbackup.repo.record import BackupRecord, ChecksumFailures, WalRange
-from pgbackup.repo.retention import Holdings, RetentionPlan, plan_retention
-from pgbackup.repo.walfiles import sort_out
+from pgbackup.repo.retention.plan import Holdings, RetentionPlan, plan_retention
+from pgbackup.repo.retention.policy import Policy, Tier, parse_tiers
+from pgbackup.repo.retention.walfiles import sort_out
 from pgbackup.storage.api import ObjectStat
-from tests.repo.retention_oracle import (
+from tests.repo.retention.retention_oracle import (
     DAY,
     Backup,
     Line,

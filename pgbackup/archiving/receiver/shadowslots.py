@@ -8,7 +8,7 @@ that leads through it; and no failure of a server stops the receiving.
 
 from collections.abc import Callable, Sequence
 
-from pgbackup.archiving.startpoint import server_history
+from pgbackup.archiving.receiver.startpoint import server_history
 from pgbackup.errors import PgbackupError
 from pgbackup.pg.lsn import Lsn, WalPosition
 from pgbackup.replication import client

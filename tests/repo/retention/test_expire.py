@@ -12,18 +12,18 @@ import pytest
 from pgbackup.backup.take import require_wal
 from pgbackup.errors import CorruptData, Locked, UsageError, WalGap
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
-from pgbackup.repo import expire as expire_module
+from pgbackup.repo.retention import expire as expire_module
 from pgbackup.repo import layout
-from pgbackup.repo.expire import plan_expire, run_expire
 from pgbackup.repo.inventory import read_inventory
-from pgbackup.repo.policy import Policy
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.retention.expire import plan_expire, run_expire
+from pgbackup.repo.retention.policy import Policy
 from pgbackup.repo.slots import Slot, put_slot
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
 from tests.cli.program import ROOT, environment
-from tests.repo.expiring import (
+from tests.repo.retention.expiring import (
     KEEP_ONE,
     SEGMENTS,
     add_backup,
@@ -294,7 +294,7 @@ def test_a_kill_at_each_step_leaves_whole_backups_and_the_rest_for_the_next_run(
     for number in range(1, 200):
         repo = shutil.copytree(origin, tmp_path / "killed")
         done = subprocess.run(
-            [sys.executable, "-m", "tests.repo.expiring", repo, str(number)],
+            [sys.executable, "-m", "tests.repo.retention.expiring", repo, str(number)],
             cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode == 0:

@@ -8,16 +8,16 @@ import pytest
 
 from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.repo import layout
-from pgbackup.repo.indexing import Indexed, bring_up_to_date
-from pgbackup.repo.indexpieces import Piece, joined, put_piece, read_pieces
 from pgbackup.repo.inventory import read_timelines
+from pgbackup.repo.moments.indexing import Indexed, bring_up_to_date
+from pgbackup.repo.moments.indexpieces import Piece, joined, put_piece, read_pieces
+from pgbackup.repo.moments.walindex import SegmentNotes, TimelineIndex
 from pgbackup.repo.repository import ClusterRepository, Repository
-from pgbackup.repo.walindex import SegmentNotes, TimelineIndex
 from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from tests.backup.wal import MIB, WalWriter
+from tests.repo.moments.test_recordsearch import COMMIT, RM_XACT, main_data
 from tests.repo.samples import SYSTEM
-from tests.repo.test_recordsearch import COMMIT, RM_XACT, main_data
 
 RESTORE_POINT = 0x70
 

@@ -13,8 +13,8 @@ from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import MAX_LSN, Lsn, Segment, Timeline, WalPosition
 from pgbackup.pg.walrecord import to_datetime
 from pgbackup.repo.coverage import Stretch, TimelineWal
+from pgbackup.repo.moments.walindex import Commit, WalIndex
 from pgbackup.repo.record import BackupRecord
-from pgbackup.repo.walindex import Commit, WalIndex
 
 
 class EndsBy(Enum):

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Timeline, WalFileKind, WalPosition
 from pgbackup.repo import layout
-from pgbackup.repo.policy import Choice, Policy, choose, window_start
 from pgbackup.repo.record import BackupRecord
-from pgbackup.repo.walfiles import ListedFile
-from pgbackup.repo.walneeds import NeededRange, WalNeeds, named_histories
+from pgbackup.repo.retention.policy import Choice, Policy, choose, window_start
+from pgbackup.repo.retention.walfiles import ListedFile
+from pgbackup.repo.retention.walneeds import NeededRange, WalNeeds, named_histories
 
 NOTHING_NEEDS_IT = "nothing needs it"
 

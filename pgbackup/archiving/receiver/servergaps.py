@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from pgbackup.archiving.heldslot import HeldSlot
-from pgbackup.archiving.serverhole import describe_stretches, find_hole, segments_on_way
-from pgbackup.archiving.slotguard import megabytes
-from pgbackup.archiving.startpoint import server_history, start_position
+from pgbackup.archiving.receiver.heldslot import HeldSlot
+from pgbackup.archiving.receiver.serverhole import describe_stretches, find_hole, segments_on_way
+from pgbackup.archiving.receiver.slotguard import megabytes
+from pgbackup.archiving.receiver.startpoint import server_history, start_position
 from pgbackup.errors import StorageError, WalGap, WrongSystem
 from pgbackup.pg.lsn import Lsn, WalPosition
 from pgbackup.replication import client

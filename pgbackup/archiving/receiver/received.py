@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from pgbackup.archiving.ahead import MAX_SEGMENT_SIZE, SegmentsAhead
-from pgbackup.archiving.compressing import SegmentCompressor
+from pgbackup.archiving.receiver.ahead import MAX_SEGMENT_SIZE, SegmentsAhead
+from pgbackup.archiving.receiver.compressing import SegmentCompressor
 from pgbackup.pg.lsn import Lsn, Segment, WalPosition
 from pgbackup.pg.walfile import check_segment_header
 from pgbackup.replication.published import PositionsWriter

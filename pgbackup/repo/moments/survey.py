@@ -7,11 +7,11 @@ from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent
 from pgbackup.repo.catalog import BackupRecord, DamagedBackup
 from pgbackup.repo.coverage import Gaps, Stretch, TimelineWal
-from pgbackup.repo.indexing import Unread, bring_up_to_date, read_records
 from pgbackup.repo.inventory import read_inventory
+from pgbackup.repo.moments.indexing import Unread, bring_up_to_date, read_records
+from pgbackup.repo.moments.walindex import Commit, WalIndex
+from pgbackup.repo.moments.windows import Window, windows
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.walindex import Commit, WalIndex
-from pgbackup.repo.windows import Window, windows
 
 
 @dataclass(frozen=True, slots=True)

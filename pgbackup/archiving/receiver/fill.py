@@ -9,7 +9,7 @@ nothing that is there is replaced.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pgbackup.archiving.startpoint import server_history
+from pgbackup.archiving.receiver.startpoint import server_history
 from pgbackup.backup.archivedwal import ArchivedWal
 from pgbackup.errors import (
     ConnectionFailed,

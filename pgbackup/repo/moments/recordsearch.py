@@ -31,7 +31,7 @@ from pgbackup.pg.walrecord import (
     parse_event,
     parse_transaction,
 )
-from pgbackup.repo.segmentrecords import (
+from pgbackup.repo.moments.segmentrecords import (
     SHORT_HEADER_SIZE,
     Pages,
     RawEnd,

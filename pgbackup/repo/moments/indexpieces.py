@@ -19,8 +19,8 @@ from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.pg.walrecord import EventKind, WalEvent
 from pgbackup.repo import layout
 from pgbackup.repo.coverage import Stretch
+from pgbackup.repo.moments.walindex import WIDTH, SegmentNotes
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.walindex import WIDTH, SegmentNotes
 
 ROW = WIDTH * 8
 """Bytes of the notes of one segment."""

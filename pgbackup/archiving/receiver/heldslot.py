@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from pgbackup.archiving.rounds import Rounds
-from pgbackup.archiving.shadowslots import PATIENCE, ShadowSlots
-from pgbackup.archiving.slotguard import SlotCap, SlotGuard
+from pgbackup.archiving.receiver.rounds import Rounds
+from pgbackup.archiving.receiver.shadowslots import PATIENCE, ShadowSlots
+from pgbackup.archiving.receiver.slotguard import SlotCap, SlotGuard
 from pgbackup.errors import AuthenticationFailed
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.replication import client

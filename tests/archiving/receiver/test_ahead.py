@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.archiving.ahead import SegmentsAhead
-from pgbackup.archiving.received import ReceivedWal
+from pgbackup.archiving.receiver.ahead import SegmentsAhead
+from pgbackup.archiving.receiver.received import ReceivedWal
 from pgbackup.errors import StorageError, WrongSystem
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.repo.archive import WalArchive

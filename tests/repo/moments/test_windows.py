@@ -8,10 +8,10 @@ from pgbackup.pg.history import HistoryEntry, TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.pg.walrecord import to_datetime
 from pgbackup.repo.coverage import TimelineWal, stretches_of
-from pgbackup.repo.indexpieces import Piece
+from pgbackup.repo.moments.indexpieces import Piece
+from pgbackup.repo.moments.walindex import SegmentNotes, TimelineIndex, WalIndex
+from pgbackup.repo.moments.windows import EndsBy, Window, windows
 from pgbackup.repo.record import BackupRecord, WalRange
-from pgbackup.repo.walindex import SegmentNotes, TimelineIndex, WalIndex
-from pgbackup.repo.windows import EndsBy, Window, windows
 from tests.repo.samples import MIB, record
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pgbackup.pg.lsn import Lsn, Segment
 from pgbackup.pg.walfile import LONG_HEADER_SIZE
 from pgbackup.pg.walrecord import TransactionEnd, WalEvent
-from pgbackup.repo.walindex import SegmentNotes
+from pgbackup.repo.moments.walindex import SegmentNotes
 
 SHORT_HEADER_SIZE = 24  # bytes; xlog_internal.h, SizeOfXLogShortPHD
 

@@ -11,10 +11,10 @@ import pytest
 from pgbackup.errors import CorruptData, WrongSystem
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.pg.walrecord import EventKind, TransactionEnd, from_datetime, to_datetime
-from pgbackup.repo import recordsearch
-from pgbackup.repo.recordsearch import find_records
-from pgbackup.repo.segmentrecords import SegmentRecords
-from pgbackup.repo.walindex import SegmentNotes
+from pgbackup.repo.moments import recordsearch
+from pgbackup.repo.moments.recordsearch import find_records
+from pgbackup.repo.moments.segmentrecords import SegmentRecords
+from pgbackup.repo.moments.walindex import SegmentNotes
 from tests.backup.wal import MIB, PAGE, WalWriter
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory

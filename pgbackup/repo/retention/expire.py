@@ -16,11 +16,11 @@ from pgbackup.errors import CorruptData, Locked, NotFound, Refused, UsageError
 from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Timeline, WalFileKind, WalPosition
 from pgbackup.repo import layout
-from pgbackup.repo.policy import Policy
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.repo.retention import Holdings, RetentionPlan, plan_retention, stored_size
+from pgbackup.repo.retention.plan import Holdings, RetentionPlan, plan_retention, stored_size
+from pgbackup.repo.retention.policy import Policy
+from pgbackup.repo.retention.walfiles import ListedFile, sort_out
 from pgbackup.repo.slots import held_positions
-from pgbackup.repo.walfiles import ListedFile, sort_out
 
 WAL_BATCH = 64
 """Files that go between two looks at whether a backup has begun."""

@@ -1,0 +1,1 @@
+"""What may go: policies, the plan that they make, and its execution."""
