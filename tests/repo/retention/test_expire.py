@@ -12,10 +12,10 @@ import pytest
 from pgbackup.backup.take import require_wal
 from pgbackup.errors import CorruptData, Locked, UsageError, WalGap
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
-from pgbackup.repo.retention import expire as expire_module
 from pgbackup.repo import layout
 from pgbackup.repo.inventory import read_inventory
 from pgbackup.repo.repository import ClusterRepository, Repository
+from pgbackup.repo.retention import expire as expire_module
 from pgbackup.repo.retention.expire import plan_expire, run_expire
 from pgbackup.repo.retention.policy import Policy
 from pgbackup.repo.slots import Slot, put_slot
