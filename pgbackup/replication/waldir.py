@@ -12,7 +12,6 @@ Source: receivelog.c, walmethods.c (PostgreSQL 18).
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from pgbackup.errors import ProtocolViolation, WalGap
@@ -217,12 +216,7 @@ class WalDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def _settle_names(self) -> None:

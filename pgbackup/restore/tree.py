@@ -7,7 +7,6 @@ archive come directory by directory; each is reached from the root by one openat
 import os
 from collections import OrderedDict
 from contextlib import suppress
-from types import TracebackType
 
 from pgbackup.storage.durable import DIRECTORY_FLAGS
 
@@ -76,10 +75,5 @@ class Tree:
     def __enter__(self) -> "Tree":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()

@@ -10,7 +10,6 @@ Source: slot.c; walsender.c, PhysicalConfirmReceivedLocation (PostgreSQL 18).
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import NoReturn, Self
 
 from pgbackup.errors import ClientError, Locked, NotFound
@@ -95,12 +94,7 @@ class HeldSlot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.release()
 
     def _store(self) -> None:

@@ -8,7 +8,6 @@ behind it is stored. Nothing here is acknowledged before it is durable under its
 
 import threading
 from collections import deque
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from pgbackup.interrupts import held_back
@@ -96,12 +95,7 @@ class SegmentsAhead:
                 thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         with self._change:
             self._is_closing = True
             self._change.notify_all()

@@ -8,7 +8,6 @@ just as good, and is told; the next run tries again.
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from pgbackup.errors import PgbackupError
@@ -49,12 +48,7 @@ class SegmentCompressor:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         """End after the segment in hand; the rest stays plain until the next run."""
         self._waiting.clear()
         self._close()

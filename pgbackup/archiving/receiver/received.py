@@ -6,7 +6,6 @@ again at the start of a segment.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from pgbackup.archiving.receiver.ahead import MAX_SEGMENT_SIZE, SegmentsAhead
@@ -145,12 +144,7 @@ class ReceivedWal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self._stack.close()
 
     def _is_far_behind(self) -> bool:

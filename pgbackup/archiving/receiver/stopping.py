@@ -2,7 +2,6 @@
 
 import os
 import select
-from types import TracebackType
 from typing import Self
 
 
@@ -40,10 +39,5 @@ class StopRequest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()

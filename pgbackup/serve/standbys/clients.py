@@ -7,7 +7,6 @@ Source: walsender.c, InitWalSenderSlot, ProcessStandbyReplyMessage (PostgreSQL 1
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from pgbackup.pg.lsn import Lsn, Timeline
@@ -145,12 +144,7 @@ class Attendance:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.clients.leave(self._place)
 
     def _change(self, **values: object) -> None:

@@ -5,7 +5,6 @@ The library is optional and loaded by name: nobody else pays for it, or has to h
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from types import TracebackType
 from typing import Any, Self
 
 from pgbackup.errors import PgbackupError, UsageError
@@ -42,12 +41,7 @@ class Metrics:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

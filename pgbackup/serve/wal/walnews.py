@@ -9,7 +9,6 @@ Source: walsender.c, WalSndWakeup; xlogrecovery.c, WakeupRecovery (PostgreSQL 18
 
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from pgbackup.errors import PgbackupError
@@ -75,12 +74,7 @@ class WalNews:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self._closing.set()
         self.wake()
         self._thread.join()
