@@ -61,16 +61,16 @@ def backup(
         Checkpoint, typer.Option("--checkpoint", "-c", help="How the backup's checkpoint is done.")
     ] = Checkpoint.SPREAD,
     label: Annotated[
-        str, typer.Option("--label", "-l", help="A text kept with the backup.")
+        str, typer.Option("--label", "-l", metavar="TEXT", help="A text kept with the backup.")
     ] = "pgbackup base backup",
-    max_rate: Annotated[
-        str | None,
-        typer.Option("--max-rate", "-r", help="Most kilobytes per second; 32k to 1024M."),
-    ] = None,
+    max_rate: options.MaxRate = None,
     compress: Annotated[
         str | None,
         typer.Option(
-            "--compress", "-Z", help="none or zstd[:level=N][,workers=N]; zstd by default."
+            "--compress",
+            "-Z",
+            metavar="METHOD",
+            help="none or zstd[:level=N][,workers=N]; zstd by default.",
         ),
     ] = None,
     manifest_checksums: Annotated[
@@ -88,7 +88,9 @@ def backup(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, max=MAX_WORKERS, help="Threads; all cores by default."),
+        typer.Option(
+            "--jobs", "-j", metavar="N", min=1, max=MAX_WORKERS, help="Threads; default: the cores."
+        ),
     ] = None,
     direct_io: Annotated[
         bool, typer.Option("--direct-io", help="With --pgdata: read past the page cache.")

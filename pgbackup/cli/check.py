@@ -34,13 +34,17 @@ def check(
         bool, typer.Option("--no-server", help="Look at the repository alone.")
     ] = False,
     slot: Annotated[
-        str | None, typer.Option("--slot", "-S", help="The slot that keeps WAL for us.")
+        str | None,
+        typer.Option("--slot", "-S", metavar="NAME", help="The slot that keeps WAL for us."),
     ] = None,
     max_backup_age: Annotated[
-        str, typer.Option(help="A backup has to be younger: 90min, 36h, 8d.")
+        str, typer.Option(metavar="SPAN", help="A backup has to be younger: 90min, 36h, 8d.")
     ] = "2d",
     max_wal_age: Annotated[
-        str, typer.Option(help="WAL of a busy server has to be archived within this time.")
+        str,
+        typer.Option(
+            metavar="SPAN", help="WAL of a busy server has to be archived within this time."
+        ),
     ] = "1h",
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,

@@ -28,12 +28,18 @@ SHORT_TIMEOUT = 5
 """Seconds until a connection that only looks at something counts as failed."""
 
 Host = Annotated[
-    str | None, typer.Option("--host", "-h", help="Server host or socket directory (PGHOST).")
+    str | None,
+    typer.Option("--host", "-h", metavar="HOST", help="Server host or socket directory (PGHOST)."),
 ]
-Port = Annotated[str | None, typer.Option("--port", "-p", help="Server port (PGPORT).")]
-User = Annotated[str | None, typer.Option("--username", "-U", help="User name (PGUSER).")]
+Port = Annotated[
+    str | None, typer.Option("--port", "-p", metavar="PORT", help="Server port (PGPORT).")
+]
+User = Annotated[
+    str | None, typer.Option("--username", "-U", metavar="USER", help="User name (PGUSER).")
+]
 Dbname = Annotated[
-    str | None, typer.Option("--dbname", "-d", help="Connection string or URI of libpq.")
+    str | None,
+    typer.Option("--dbname", "-d", metavar="CONNINFO", help="Connection string or URI of libpq."),
 ]
 NoPassword = Annotated[bool, typer.Option("--no-password", "-w", help="Never ask for a password.")]
 AskPassword = Annotated[

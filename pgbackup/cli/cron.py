@@ -33,7 +33,8 @@ def cron(
         bool, typer.Option("--no-receive", help="Receive no WAL: the server archives it.")
     ] = False,
     slot: Annotated[
-        str | None, typer.Option("--slot", "-S", help="Slot that keeps WAL; made if missing.")
+        str | None,
+        typer.Option("--slot", "-S", metavar="NAME", help="Slot that keeps WAL; made if missing."),
     ] = None,
     full_every: Annotated[
         str | None,
@@ -46,16 +47,14 @@ def cron(
     checkpoint: Annotated[
         Checkpoint, typer.Option("--checkpoint", "-c", help="How a backup's checkpoint is done.")
     ] = Checkpoint.SPREAD,
-    max_rate: Annotated[
-        str | None,
-        typer.Option("--max-rate", "-r", help="Most kilobytes per second; 32k to 1024M."),
-    ] = None,
+    max_rate: options.MaxRate = None,
     compress: Annotated[
-        str, typer.Option("--compress", "-Z", help="none or zstd[:level=N][,workers=N].")
+        str,
+        typer.Option(
+            "--compress", "-Z", metavar="METHOD", help="none or zstd[:level=N][,workers=N]."
+        ),
     ] = "zstd",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, max=64, help="Threads; default: the cores.")
-    ] = None,
+    jobs: options.Jobs = None,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,

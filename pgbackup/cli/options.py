@@ -11,22 +11,43 @@ from pgbackup.repo.repository import Repository
 from pgbackup.repo.retention.policy import MAX_COUNT
 from pgbackup.storage.registry import open_storage
 
+MAX_JOBS = 64
+
 Repo = Annotated[
     str,
-    typer.Option("--repo", "-B", envvar="PGBACKUP_REPO", help="Repository: a path or URL."),
+    typer.Option(
+        "--repo", "-B", envvar="PGBACKUP_REPO", metavar="REPO", help="Repository: a path or URL."
+    ),
 ]
 System = Annotated[
     str | None,
-    typer.Option("--system", help="System identifier, where a repository holds several."),
+    typer.Option(
+        "--system", metavar="ID", help="System identifier, where a repository holds several."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 ProgressWanted = Annotated[
     bool, typer.Option("--progress", "-P", help="Show progress even without a terminal.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages but errors.")]
-KeepFull = Annotated[int | None, typer.Option(min=1, help="Keep the newest N full backups.")]
+MaxRate = Annotated[
+    str | None,
+    typer.Option(
+        "--max-rate", "-r", metavar="RATE", help="Most kilobytes per second; 32k to 1024M."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Threads; default: the cores."
+    ),
+]
+KeepFull = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Keep the newest N full backups.")
+]
 KeepDays = Annotated[
-    int | None, typer.Option(min=1, max=MAX_COUNT, help="Keep the backups of the last N days.")
+    int | None,
+    typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Keep the backups of the last N days."),
 ]
 Keep = Annotated[
     str | None,
@@ -37,7 +58,12 @@ Keep = Annotated[
 ]
 PitrDays = Annotated[
     int | None,
-    typer.Option(min=1, max=MAX_COUNT, help="Keep what leads to every moment of the last N days."),
+    typer.Option(
+        min=1,
+        max=MAX_COUNT,
+        metavar="N",
+        help="Keep what leads to every moment of the last N days.",
+    ),
 ]
 
 DEFAULT_REPO = "./pgbackup-repo"

@@ -11,10 +11,12 @@ from pgbackup.cli.output import print_json, say
 
 
 def pin(
-    label: Annotated[str, typer.Argument(help="A label of `pgbackup list`, latest or oldest.")],
+    label: Annotated[
+        str, typer.Argument(metavar="LABEL", help="A label of `pgbackup list`, latest or oldest.")
+    ],
     *,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="Why, for those who come later.")
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why, for those who come later.")
     ] = None,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,

@@ -41,7 +41,10 @@ def receive_wal(
         bool, typer.Option("--once", help="Catch up with the server and exit, for cron.")
     ] = False,
     wait: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait for another receiver to end.")
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, help="Seconds to wait for another receiver to end."
+        ),
     ] = 0,
     no_loop: Annotated[
         bool, typer.Option("--no-loop", "-n", help="Exit when the connection is lost.")

@@ -23,7 +23,8 @@ from pgbackup.replication.transport import Host
 from pgbackup.repo.repository import Repository
 
 Slot = Annotated[
-    str | None, typer.Option("--slot", "-S", help="Replication slot that keeps WAL for us.")
+    str | None,
+    typer.Option("--slot", "-S", metavar="NAME", help="Replication slot that keeps WAL for us."),
 ]
 CreateSlot = Annotated[
     bool, typer.Option("--create-slot", "-C", help="Create the slot of -S first.")
@@ -40,7 +41,10 @@ SlotCapText = Annotated[
     ),
 ]
 SlotInterval = Annotated[
-    float, typer.Option("--slot-interval", min=0.1, help="Seconds between looks at the slot.")
+    float,
+    typer.Option(
+        "--slot-interval", metavar="SECONDS", min=0.1, help="Seconds between looks at the slot."
+    ),
 ]
 ShadowSlots = Annotated[
     bool,
@@ -59,6 +63,7 @@ Compress = Annotated[
     typer.Option(
         "--compress",
         "-Z",
+        metavar="METHOD",
         help="none or zstd[:LEVEL] for finished segments; zstd alone is level 1.",
     ),
 ]

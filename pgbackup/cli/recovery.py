@@ -52,21 +52,29 @@ Standby = Annotated[
     typer.Option("--standby", "-R", help="Write what makes it a standby: of -h, -p, -U, -d."),
 ]
 Slot = Annotated[
-    str | None, typer.Option("--slot", "-S", help="The standby's slot on its primary.")
+    str | None,
+    typer.Option("--slot", "-S", metavar="NAME", help="The standby's slot on its primary."),
 ]
 
 
 _OF_TARGETS = ("recovery_target_inclusive", "recovery_target_action")
 
 Host = Annotated[
-    str | None, typer.Option("--host", "-h", help="The standby's primary: host (PGHOST).")
+    str | None,
+    typer.Option("--host", "-h", metavar="HOST", help="The standby's primary: host (PGHOST)."),
 ]
-Port = Annotated[str | None, typer.Option("--port", "-p", help="Its port (PGPORT).")]
+Port = Annotated[
+    str | None, typer.Option("--port", "-p", metavar="PORT", help="Its port (PGPORT).")
+]
 User = Annotated[
-    str | None, typer.Option("--username", "-U", help="The standby's user there (PGUSER).")
+    str | None,
+    typer.Option("--username", "-U", metavar="USER", help="The standby's user there (PGUSER)."),
 ]
 Dbname = Annotated[
-    str | None, typer.Option("--dbname", "-d", help="Or all in a connection string of libpq.")
+    str | None,
+    typer.Option(
+        "--dbname", "-d", metavar="CONNINFO", help="Or all in a connection string of libpq."
+    ),
 ]
 
 

@@ -26,22 +26,23 @@ def restore(
     label: Annotated[
         str | None,
         typer.Argument(
+            metavar="LABEL",
             help="A label of `pgbackup list`, latest or oldest; default: the latest that leads to"
-            " the target."
+            " the target.",
         ),
     ] = None,
     *,
     directory: Annotated[
-        str, typer.Option("--pgdata", "-D", help="The data directory to be: new or empty.")
+        str,
+        typer.Option(
+            "--pgdata", "-D", metavar="DIR", help="The data directory to be: new or empty."
+        ),
     ],
     tablespace_mapping: Annotated[
         list[str] | None,
         typer.Option("--tablespace-mapping", "-T", metavar="OLD=NEW", help="Move a tablespace."),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, max=64, help="Cores to keep busy; default: all."),
-    ] = None,
+    jobs: options.Jobs = None,
     target_time: recovery.TargetTime = None,
     target_lsn: recovery.TargetLsn = None,
     target_xid: recovery.TargetXid = None,
@@ -61,6 +62,7 @@ def restore(
         str | None,
         typer.Option(
             "--restore-command",
+            metavar="COMMAND",
             help="Another restore_command than wal-get from this repository.",
         ),
     ] = None,

@@ -46,28 +46,40 @@ def serve(
     ] = None,
     port: Annotated[
         int,
-        typer.Option("--port", "-p", min=1, max=65535, help="Where --listen names none."),
+        typer.Option(
+            "--port", "-p", metavar="PORT", min=1, max=65535, help="Where --listen names none."
+        ),
     ] = DEFAULT_PORT,
     tls_cert: encryption.Certificate = None,
     tls_key: encryption.Key = None,
     tls_ca: encryption.Authorities = None,
     tls_crl: encryption.Revoked = None,
     max_clients: Annotated[
-        int, typer.Option("--max-clients", min=1, help="How many are served at a time.")
+        int,
+        typer.Option("--max-clients", metavar="N", min=1, help="How many are served at a time."),
     ] = STANDARD.clients,
     authentication_timeout: Annotated[
         int,
         typer.Option(
-            "--authentication-timeout", min=1, help="Seconds in which a client has to be let in."
+            "--authentication-timeout",
+            metavar="SECONDS",
+            min=1,
+            help="Seconds in which a client has to be let in.",
         ),
     ] = int(STANDARD.authentication),
     label: Annotated[
-        str, typer.Option("--label", help="The backup to send: a label, latest or oldest.")
+        str,
+        typer.Option(
+            "--label", metavar="LABEL", help="The backup to send: a label, latest or oldest."
+        ),
     ] = LATEST,
     pgdata: live.Pgdata = None,
     dbname: live.Dbname = None,
     grace: Annotated[
-        int, typer.Option(min=0, help="Seconds that clients get to finish at the end.")
+        int,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Seconds that clients get to finish at the end."
+        ),
     ] = DEFAULT_GRACE,
     metrics: Annotated[
         str | None,

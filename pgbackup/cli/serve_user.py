@@ -17,7 +17,9 @@ HEADINGS = ("USER", "PASSWORD", "CERTIFICATES", "SYSTEM USERS", "CLUSTERS", "RIG
 MAX_PASSWORD = 4096
 """Bytes; a whole file is not meant."""
 
-Name = Annotated[str, typer.Argument(help="The PostgreSQL user that clients ask for.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The PostgreSQL user that clients ask for.")
+]
 
 
 def add_user(

@@ -12,7 +12,7 @@ from pgbackup.repo.catalog import BackupRecord, Pin
 
 def show(
     label: Annotated[
-        str, typer.Argument(help="A label of `pgbackup list`, latest or oldest.")
+        str, typer.Argument(metavar="LABEL", help="A label of `pgbackup list`, latest or oldest.")
     ] = "latest",
     *,
     repo: options.Repo = options.DEFAULT_REPO,

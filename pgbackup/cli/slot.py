@@ -42,7 +42,8 @@ class Answer(NamedTuple):
 def slot(
     action: Annotated[Action, typer.Argument(help="What to do.")],
     name: Annotated[
-        str | None, typer.Argument(help="Name of the slot; show with -B: all without it.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the slot; show with -B: all without it."),
     ] = None,
     *,
     host: connection.Host = None,
@@ -60,7 +61,12 @@ def slot(
     ] = False,
     repo: Annotated[
         str | None,
-        typer.Option("--repo", "-B", help="show, drop: slots of this repository's own clients."),
+        typer.Option(
+            "--repo",
+            "-B",
+            metavar="REPO",
+            help="show, drop: slots of this repository's own clients.",
+        ),
     ] = None,
     system: options.System = None,
     quiet: options.Quiet = False,

@@ -9,7 +9,9 @@ from pgbackup.cli.output import print_json, say
 
 
 def unpin(
-    label: Annotated[str, typer.Argument(help="A label of `pgbackup list`, latest or oldest.")],
+    label: Annotated[
+        str, typer.Argument(metavar="LABEL", help="A label of `pgbackup list`, latest or oldest.")
+    ],
     *,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,

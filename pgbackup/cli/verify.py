@@ -20,13 +20,13 @@ from pgbackup.repo.verifications import Verification, put_verification
 def verify(
     label: Annotated[
         str | None,
-        typer.Argument(help="A label of `pgbackup list`, latest (the default) or oldest."),
+        typer.Argument(
+            metavar="LABEL", help="A label of `pgbackup list`, latest (the default) or oldest."
+        ),
     ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Check every backup.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, max=64, help="Threads; default: the cores.")
-    ] = None,
+    jobs: options.Jobs = None,
     fail_fast: Annotated[
         bool, typer.Option("--exit-on-error", "-e", help="Stop at the first problem.")
     ] = False,

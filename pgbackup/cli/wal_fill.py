@@ -30,7 +30,10 @@ def fill_wal(
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
     compress: Annotated[
-        str, typer.Option("--compress", "-Z", help="none or zstd[:LEVEL] for segments.")
+        str,
+        typer.Option(
+            "--compress", "-Z", metavar="METHOD", help="none or zstd[:LEVEL] for segments."
+        ),
     ] = "zstd",
     json: options.Json = False,
 ) -> int:

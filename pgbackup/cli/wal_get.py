@@ -39,7 +39,10 @@ def wal_get(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to go on trying until it can be found out.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Seconds to go on trying until it can be found out."
+        ),
     ] = DEFAULT_TIMEOUT,
 ) -> int:
     """Deliver a WAL file to a server in recovery: restore_command.

@@ -21,12 +21,21 @@ def wal_push(
     *,
     repo: Repo,
     compress: Annotated[
-        str, typer.Option("--compress", "-Z", help="Of segments: none, zstd or zstd:LEVEL.")
+        str,
+        typer.Option(
+            "--compress", "-Z", metavar="METHOD", help="Of segments: none, zstd or zstd:LEVEL."
+        ),
     ] = "zstd:1",
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, max=MAX_JOBS, help="Files pushed at once.", show_default=False
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            max=MAX_JOBS,
+            help="Files pushed at once.",
+            show_default=False,
         ),
     ] = default_jobs(),
     spool: Annotated[

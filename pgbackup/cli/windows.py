@@ -31,10 +31,14 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 Before = Annotated[
     str | None,
-    typer.Option(help="Tell the last commit up to this time; without a zone it is local time."),
+    typer.Option(
+        metavar="TIME",
+        help="Tell the last commit up to this time; without a zone it is local time.",
+    ),
 ]
 Html = Annotated[
-    Path | None, typer.Option("--html", help="Write a page for a browser to this file.")
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page for a browser to this file."),
 ]
 
 

@@ -25,6 +25,7 @@ def test_every_help_ends_with_all_exit_statuses(tmp_path: Path, verb: str, optio
     statuses = [int(number) for number in re.findall(r"(?:^ +| {2,})(\d+) [a-zA-Z]", ending, re.M)]
     assert sorted(statuses) == sorted(int(code) for code in ExitCode)
     assert all(line.startswith("  ") for line in ending.splitlines())
+    assert not re.search(r"^  -.*<(str|int|float|path)", answer.out.decode(), re.M), "no metavar"
 
 
 def test_the_help_names_every_verb(tmp_path: Path) -> None:
