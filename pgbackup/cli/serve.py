@@ -1,8 +1,9 @@
 """`pgbackup serve`: the repository as a PostgreSQL walsender."""
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -12,14 +13,16 @@ from pgbackup.cli import encryption, live, options, receiving
 from pgbackup.cli.hangup import at_hang_up
 from pgbackup.cli.output import say
 from pgbackup.errors import ClientError, ExitCode, UsageError
-from pgbackup.repo.repository import ClusterRepository
+from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.connections import STANDARD, Limits
-from pgbackup.serve.entry.addresses import LOOPBACK, default_addresses, parse_address
+from pgbackup.serve.entry.addresses import LOOPBACK, Address, default_addresses, parse_address
 from pgbackup.serve.entry.entrance import read_entrance
 from pgbackup.serve.entry.listeners import Listeners
 from pgbackup.serve.entry.listeners import listen as listen_at
+from pgbackup.serve.entry.tls import TlsFiles
 from pgbackup.serve.offer import LATEST, Offer
 from pgbackup.serve.pgdata.liveoffer import LiveOffer
+from pgbackup.serve.pgdata.liveserver import LiveServer
 from pgbackup.serve.server import Server
 from pgbackup.serve.service import Service
 from pgbackup.serve.standbys.clients import Clients
@@ -131,10 +134,7 @@ def serve(
     SIGHUP has it read users and certificates again. SIGTERM and SIGINT end it when the clients have
     got what is theirs.
     """
-    files = encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl)
-    addresses = [parse_address(each, port) for each in listen or []] or default_addresses(port)
     names = _standby_names(synchronous_standby_names)
-    number = options.parse_system(system)
     wanted = ReceiveOptions(
         slot=receiving.slot_options(
             slot,
@@ -148,7 +148,7 @@ def serve(
         exists_ok=if_not_exists,
         synchronous=synchronous or names is not None,
         level=receiving.parse_level(compress),
-        system=number,
+        system=options.parse_system(system),
         accept_gap=accept_gap,
     )
     if receive is None and (slot or wanted.synchronous or accept_gap):
@@ -156,48 +156,80 @@ def serve(
             "--slot, --accept-gap, --synchronous and --synchronous-standby-names go with --receive"
         )
     source = live.live_server(pgdata, dbname, label, receives=receive is not None)
-    repository = live.repository_of(source, repo, create=receive is not None)
-    limits = Limits(max_clients, authentication_timeout)
-    tell = _silent if quiet else _tell
-
-    def build(
-        cluster: ClusterRepository, news: WalNews, clients: Clients
-    ) -> tuple[Server, Listeners]:
-        offer = Offer(cluster, label) if source is None else LiveOffer(cluster, source)
-        listeners = listen_at(addresses, port)
-        read = partial(read_entrance, repository.storage, files, is_exposed=listeners.is_exposed)
-        try:
-            server = Server(offer, read, news, clients, tell, limits)
-        except BaseException:
-            listeners.close()
-            raise
-        for place in listeners.places:
-            tell(f"serving PostgreSQL {offer.server_version} to: {place}")
-        return server, listeners
-
+    opening = _Opening(
+        live.repository_of(source, repo, create=receive is not None),
+        source,
+        label,
+        [parse_address(each, port) for each in listen or []] or default_addresses(port),
+        port,
+        encryption.tls_files(tls_cert, tls_key, tls_ca, tls_crl),
+        Limits(max_clients, authentication_timeout),
+        _silent if quiet else _tell,
+    )
     with StopRequest() as stop, receiving.Signals(stop) as signals, ExitStack() as stack:
         service = Service(
-            build, stop, is_fed=receive is not None, standby_names=synchronous_standby_names
+            opening.build, stop, is_fed=receive is not None, standby_names=synchronous_standby_names
         )
         if metrics is not None:
             stack.enter_context(Metrics(*_metrics_address(metrics), service.clients))
         try:
             with at_hang_up(service.reload):
                 if receive is None:
-                    if source is None:
-                        service.begin(repository.only_cluster(number))
-                    else:
-                        service.begin(repository.cluster(source.system()))
+                    service.begin(opening.cluster(wanted.system))
                     stop.wait(None)
                 else:
+                    repository, tell = opening.repository, opening.tell
                     receiving.relay(receive, repository, wanted, stop, signals, tell, service)
         finally:
-            cut_off = service.end(grace)
-            if source is not None:
-                source.close()
-        if cut_off:
-            tell(f"{cut_off} clients took longer than {grace} s and were cut off")
+            opening.end(service, grace)
         return ExitCode.OK if stop.reason == "SIGTERM" else ExitCode.INTERRUPTED
+
+
+class _Opening(NamedTuple):
+    """What the walsender is made of once its cluster is known. source: of --pgdata."""
+
+    repository: Repository
+    source: LiveServer | None
+    label: str
+    addresses: Sequence[Address]
+    port: int
+    files: TlsFiles | None
+    limits: Limits
+    tell: Callable[[str], None]
+
+    def cluster(self, system: int | None) -> ClusterRepository:
+        """What is served where nobody receives. Raises: PgbackupError."""
+        if self.source is None:
+            return self.repository.only_cluster(system)
+        return self.repository.cluster(self.source.system())
+
+    def build(
+        self, cluster: ClusterRepository, news: WalNews, clients: Clients
+    ) -> tuple[Server, Listeners]:
+        """Listen, and say where. Raises: PgbackupError."""
+        source = self.source
+        offer = Offer(cluster, self.label) if source is None else LiveOffer(cluster, source)
+        listeners = listen_at(self.addresses, self.port)
+        storage = self.repository.storage
+        read = partial(read_entrance, storage, self.files, is_exposed=listeners.is_exposed)
+        try:
+            server = Server(offer, read, news, clients, self.tell, self.limits)
+        except BaseException:
+            listeners.close()
+            raise
+        for place in listeners.places:
+            self.tell(f"serving PostgreSQL {offer.server_version} to: {place}")
+        return server, listeners
+
+    def end(self, service: Service, grace: int) -> None:
+        """End what is under way. Raises: what ended it before it was asked to."""
+        try:
+            cut_off = service.end(grace)
+        finally:
+            if self.source is not None:
+                self.source.close()
+        if cut_off:
+            self.tell(f"{cut_off} clients took longer than {grace} s and were cut off")
 
 
 def _metrics_address(text: str) -> tuple[str, int]:
