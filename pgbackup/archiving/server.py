@@ -5,7 +5,7 @@
 import os
 from typing import NamedTuple
 
-from pgbackup.backup.pgdata.controlfile import CONTROL_FILE, read_beginning, read_control
+from pgbackup.backup.controlfile import CONTROL_FILE, read_beginning, read_control
 from pgbackup.storage.durable import storage_errors
 
 

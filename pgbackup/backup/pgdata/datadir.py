@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from pgbackup.backup.pgdata.controlfile import (
+from pgbackup.backup.controlfile import (
     CONTROL_FILE,
     ControlData,
     read_beginning,
