@@ -18,9 +18,16 @@ Python would end with 1, which from wal-get means: there is no such file, end re
 
 HELP = ("--help", "-?")
 
+_STREAMS = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
+"""How /dev/null takes the place of a standard stream that is closed.
+
+Nothing can be read from the first, and no answer written to the second: these are errors then.
+"""
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    _open_streams()
     verb, words = "".join(sys.argv[1:2]), sys.argv[2:]
     if verb in HOOKS and not any(word in HELP for word in words):
         sys.excepthook = _ending_with(HOOKS[verb])
@@ -32,6 +39,15 @@ def main() -> None:
     except KeyboardInterrupt:  # once loaded, it takes signals itself
         sys.exit(130)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_streams() -> None:
+    """Let no file of ours get the number of a standard stream: messages would go into it."""
+    for descriptor, flags in enumerate(_STREAMS):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free
 
 
 def _ending_with(status: int) -> "Hook":

@@ -9,6 +9,7 @@ DEFAULT_LEVEL = 1
 DEFAULT_TIMEOUT = 30.0  # seconds; a standby goes without streaming for as long
 MAX_JOBS = 32
 MAX_LEVEL = 19
+MAX_TIMEOUT = 1_000_000  # seconds
 
 
 class Options:
@@ -103,6 +104,10 @@ def missing(options: Options) -> str | None:
         return f"{' and '.join(wanted)} expected, {len(options.paths)} names given"
     if not options.repo:
         return "no repository is named by -B or PGBACKUP_REPO"
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib is slow to load
+    except OSError:
+        return "the current directory was removed"
     return None
 
 
@@ -153,6 +158,8 @@ def _set_timeout(options: Options, text: str) -> str | None:
     whole, _, fraction = text.partition(".")
     if not _is_number(whole) or not _is_number(fraction or "0"):
         return f'timeout "{text}" is not a number of seconds'
+    if int(whole) > MAX_TIMEOUT:
+        return f'timeout "{text}" is above {MAX_TIMEOUT} seconds'
     options.timeout = float(text)
     return None
 

@@ -17,7 +17,7 @@ MAX_RATE = 1_048_576
 _SIZES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 MAX_DIGITS = 20
-"""More are out of every range already; int refuses thousands of them."""
+"""More are out of every range; int refuses thousands of them."""
 
 
 def default_workers() -> int:
@@ -66,7 +66,7 @@ def parse_size(text: str) -> int:
     unit = _SIZES.get(text[len(digits) :])
     if not digits.isascii() or not digits.isdecimal() or unit is None:
         raise UsageError(f'"{text}" is not a size like 500MB', hint="Units are kB, MB, GB and TB.")
-    return int(digits[:MAX_DIGITS]) * unit
+    return _value(digits) * unit
 
 
 def parse_rate(text: str) -> int:
@@ -75,7 +75,7 @@ def parse_rate(text: str) -> int:
     suffix = text[len(digits) :]
     if not digits.isascii() or not digits.isdecimal() or suffix not in ("", "k", "M"):
         raise UsageError(f'transfer rate "{text}" is not a valid value')
-    rate = int(digits[:MAX_DIGITS]) * (1024 if suffix == "M" else 1)
+    rate = _value(digits) * (1024 if suffix == "M" else 1)
     if not MIN_RATE <= rate <= MAX_RATE:
         raise UsageError(
             f'transfer rate "{text}" is out of range',
@@ -89,9 +89,13 @@ def _number(name: str, value: str, maximum: int) -> int:
         raise _invalid(f'compression option "{name}" requires a value')
     if not value.isascii() or not value.isdecimal():
         raise _invalid(f'value for compression option "{name}" must be an integer')
-    if not 1 <= int(value[:MAX_DIGITS]) <= maximum:
+    if not 1 <= _value(value) <= maximum:
         raise _invalid(f'compression option "{name}" must be between 1 and {maximum}')
-    return int(value)
+    return _value(value)
+
+
+def _value(digits: str) -> int:
+    return int(digits) if len(digits) <= MAX_DIGITS else 10**MAX_DIGITS
 
 
 def _invalid(reason: str) -> UsageError:

@@ -1,10 +1,10 @@
 """The program: its verbs, and the only place where errors become messages and exit codes."""
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Annotated
@@ -13,7 +13,8 @@ import typer
 from typer.exceptions import TyperException
 
 import pgbackup
-from pgbackup.cli.output import say, say_error
+from pgbackup.cli.output import json_text, say_error
+from pgbackup.cli.streams import prepare_streams
 from pgbackup.errors import ExitCode, Interrupted, PgbackupError, UsageError
 from pgbackup.interrupts import ENDING_SIGNALS, held_back
 
@@ -70,8 +71,10 @@ def run(arguments: Sequence[str]) -> int:
     Returns: its exit status. Every PgbackupError ends here, in one sentence.
     """
     os.umask(0o077)
+    prepare_streams()
     _interrupt_on_signals()
     try:
+        _check_directory()
         with held_back():  # an import that is cut in half can be taken for a missing library
             app = build_app(arguments)
         status = app(list(arguments), standalone_mode=False)
@@ -92,11 +95,23 @@ def run(arguments: Sequence[str]) -> int:
         say_error("the input ended")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
         return ExitCode.FAILED
     finally:
+        with suppress(PgbackupError, BrokenPipeError):  # beside another error, which counts
+            sys.stdout.flush()
         _end_at_signals()
     return status if isinstance(status, int) else ExitCode.OK
+
+
+def _check_directory() -> None:
+    """Raises: UsageError if there is nothing that a relative path could be relative to."""
+    try:
+        os.getcwd()  # noqa: PTH109 - a look
+    except OSError as error:
+        raise UsageError(
+            "could not find the current directory: it was removed",
+            hint="Change to another one with: cd /",
+        ) from error
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
@@ -164,7 +179,7 @@ def _report(error: PgbackupError, *, as_json: bool) -> None:
             "detail": error.detail,
             "hint": error.hint,
         }
-        say(json.dumps(document, ensure_ascii=False))
+        print(json_text(document, sys.stderr), file=sys.stderr, flush=True)
     else:
         say_error(error.message, detail=error.detail, hint=error.hint)
 
@@ -199,8 +214,3 @@ def _end_at_signals() -> None:
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _forget_stdout() -> None:
-    # The reader has gone; without this the interpreter complains once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -105,7 +105,7 @@ def backup(
             f'could not write the backup to "{target}": -D takes only "-" here',
             hint="Name the repository with -B, or restore a backup with: pgbackup restore -D DIR",
         )
-    if len(label.encode()) > MAX_LABEL or "\n" in label:
+    if len(label.encode("utf-8", "surrogateescape")) > MAX_LABEL or {"\n", "\r"} & set(label):
         raise UsageError(f"the label has to be one line of at most {MAX_LABEL} bytes")
     default_compression = "zstd" if target is None else "none"
     request = BackupRequest(

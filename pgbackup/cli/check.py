@@ -35,7 +35,9 @@ def check(
     ] = False,
     slot: Annotated[
         str | None,
-        typer.Option("--slot", "-S", metavar="NAME", help="The slot that keeps WAL for us."),
+        typer.Option(
+            "--slot", "-S", metavar="NAME", help="Replication slot that keeps WAL for us."
+        ),
     ] = None,
     max_backup_age: Annotated[
         str, typer.Option(metavar="SPAN", help="A backup has to be younger: 90min, 36h, 8d.")

@@ -34,7 +34,12 @@ def cron(
     ] = False,
     slot: Annotated[
         str | None,
-        typer.Option("--slot", "-S", metavar="NAME", help="Slot that keeps WAL; made if missing."),
+        typer.Option(
+            "--slot",
+            "-S",
+            metavar="NAME",
+            help="Replication slot that keeps WAL for us; made if missing.",
+        ),
     ] = None,
     full_every: Annotated[
         str | None,
@@ -45,7 +50,7 @@ def cron(
     keep: options.Keep = None,
     pitr_days: options.PitrDays = None,
     checkpoint: Annotated[
-        Checkpoint, typer.Option("--checkpoint", "-c", help="How a backup's checkpoint is done.")
+        Checkpoint, typer.Option("--checkpoint", "-c", help="How the backup's checkpoint is done.")
     ] = Checkpoint.SPREAD,
     max_rate: options.MaxRate = None,
     compress: Annotated[

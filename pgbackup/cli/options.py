@@ -66,6 +66,9 @@ PitrDays = Annotated[
     ),
 ]
 
+MAX_SECONDS = 1_000_000
+"""Of every option that is a time to wait: eleven days, which all timers can count."""
+
 DEFAULT_REPO = "./pgbackup-repo"
 
 

@@ -1,23 +1,27 @@
 """How answers look: tables and JSON on standard output, messages and progress on standard error."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pgbackup.cli.streams import is_utf8
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def say(text: str) -> None:
     """A message for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def say_error(message: str, *, detail: str | None = None, hint: str | None = None) -> None:
@@ -36,13 +40,19 @@ def say_warning(message: str) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document, the whole answer."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json_text(document, sys.stdout, indent=2))
+
+
+def json_text(document: Any, stream: TextIO, indent: int | None = None) -> str:
+    """A document in the characters that a stream has."""
+    return json.dumps(document, indent=indent, ensure_ascii=not is_utf8(stream))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns under headings; numbers are the caller's business."""
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
+    lines = [headings, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
@@ -52,7 +62,12 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """One fact a line, names aligned."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        print(f"{name.ljust(width)}  {value}")
+        print(f"{name.ljust(width)}  {printable(value)}")
+
+
+def printable(text: str) -> str:
+    """A text without what would move a terminal's cursor or end the line: that is escaped."""
+    return re.sub(_CONTROL, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def format_size(size: int) -> str:

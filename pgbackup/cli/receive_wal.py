@@ -43,7 +43,11 @@ def receive_wal(
     wait: Annotated[
         float,
         typer.Option(
-            "--wait", metavar="SECONDS", min=0, help="Seconds to wait for another receiver to end."
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            max=options.MAX_SECONDS,
+            help="Seconds to wait for another receiver to end.",
         ),
     ] = 0,
     no_loop: Annotated[

@@ -14,6 +14,7 @@ from pgbackup.archiving.receiver.heldslot import Servers, SlotOptions
 from pgbackup.archiving.receiver.receive import ReceiveOptions, Relay, WalReceiver
 from pgbackup.archiving.receiver.slotguard import SlotCap
 from pgbackup.archiving.receiver.stopping import StopRequest
+from pgbackup.cli import options
 from pgbackup.cli.amounts import parse_compression, parse_size
 from pgbackup.cli.connection import Connector
 from pgbackup.errors import Interrupted, UsageError
@@ -43,7 +44,11 @@ SlotCapText = Annotated[
 SlotInterval = Annotated[
     float,
     typer.Option(
-        "--slot-interval", metavar="SECONDS", min=0.1, help="Seconds between looks at the slot."
+        "--slot-interval",
+        metavar="SECONDS",
+        min=0.1,
+        max=options.MAX_SECONDS,
+        help="Seconds between looks at the slot.",
     ),
 ]
 ShadowSlots = Annotated[
@@ -64,7 +69,7 @@ Compress = Annotated[
         "--compress",
         "-Z",
         metavar="METHOD",
-        help="none or zstd[:LEVEL] for finished segments; zstd alone is level 1.",
+        help="Of segments: none or zstd[:LEVEL]; zstd alone is level 1.",
     ),
 ]
 

@@ -1,5 +1,6 @@
 """`pgbackup serve`: the repository as a PostgreSQL walsender."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -31,6 +32,8 @@ from pgbackup.serve.standbys.standbynames import StandbyNames, parse_standby_nam
 from pgbackup.serve.wal.walnews import WalNews
 
 DEFAULT_PORT = 5432
+MAX_CLIENTS = 10_000
+"""Each is a thread or two."""
 DEFAULT_GRACE = 60
 
 
@@ -59,7 +62,13 @@ def serve(
     tls_crl: encryption.Revoked = None,
     max_clients: Annotated[
         int,
-        typer.Option("--max-clients", metavar="N", min=1, help="How many are served at a time."),
+        typer.Option(
+            "--max-clients",
+            metavar="N",
+            min=1,
+            max=MAX_CLIENTS,
+            help="How many are served at a time.",
+        ),
     ] = STANDARD.clients,
     authentication_timeout: Annotated[
         int,
@@ -67,6 +76,7 @@ def serve(
             "--authentication-timeout",
             metavar="SECONDS",
             min=1,
+            max=options.MAX_SECONDS,
             help="Seconds in which a client has to be let in.",
         ),
     ] = int(STANDARD.authentication),
@@ -81,7 +91,10 @@ def serve(
     grace: Annotated[
         int,
         typer.Option(
-            metavar="SECONDS", min=0, help="Seconds that clients get to finish at the end."
+            metavar="SECONDS",
+            min=0,
+            max=options.MAX_SECONDS,
+            help="Seconds that clients get to finish at the end.",
         ),
     ] = DEFAULT_GRACE,
     metrics: Annotated[
@@ -234,7 +247,7 @@ class _Opening(NamedTuple):
 
 def _metrics_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if re.fullmatch(r"[0-9]{1,5}", port) is None or not 0 < int(port) < 65536:
         raise UsageError(f'"{text}" is not a port, nor HOST:PORT')
     return host.strip("[]") or LOOPBACK, int(port)
 

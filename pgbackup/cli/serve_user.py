@@ -16,6 +16,7 @@ from pgbackup.serve.entry.verifier import make_verifier
 HEADINGS = ("USER", "PASSWORD", "CERTIFICATES", "SYSTEM USERS", "CLUSTERS", "RIGHTS")
 MAX_PASSWORD = 4096
 """Bytes; a whole file is not meant."""
+MAX_DESCRIPTOR = 65535
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="The PostgreSQL user that clients ask for.")
@@ -29,7 +30,10 @@ def add_user(
     password_fd: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="N", help="Read the password from this descriptor, up to the line's end."
+            min=0,
+            max=MAX_DESCRIPTOR,
+            metavar="N",
+            help="Read the password from this descriptor, up to the line's end.",
         ),
     ] = None,
     no_password: Annotated[
@@ -37,13 +41,17 @@ def add_user(
     ] = False,
     certificate_name: Annotated[
         list[str] | None,
-        typer.Option(help="A client's certificate with this name needs no password. Repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="A client's certificate with this name needs no password. Repeatable.",
+        ),
     ] = None,
     system_user: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="User of the operating system who is this one on a Unix socket; without, the one"
-            " of the same name. Repeatable."
+            " of the same name. Repeatable.",
         ),
     ] = None,
     cluster: Annotated[

@@ -47,7 +47,13 @@ def status(
     *,
     watch: Annotated[
         float | None,
-        typer.Option("--watch", min=0.1, metavar="SECONDS", help="Look again and again."),
+        typer.Option(
+            "--watch",
+            min=0.1,
+            max=options.MAX_SECONDS,
+            metavar="SECONDS",
+            help="Look again and again.",
+        ),
     ] = None,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,

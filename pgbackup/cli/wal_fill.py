@@ -1,12 +1,7 @@
 """`pgbackup wal fill`."""
 
-from typing import Annotated
-
-import typer
-
 from pgbackup.archiving.receiver.fill import Filled, FillReport, fill_gaps
-from pgbackup.cli import connection, options
-from pgbackup.cli.amounts import parse_compression
+from pgbackup.cli import connection, options, receiving
 from pgbackup.cli.gaps import (
     describe,
     gaps_document,
@@ -29,25 +24,20 @@ def fill_wal(
     password: connection.AskPassword = False,
     repo: options.Repo = options.DEFAULT_REPO,
     system: options.System = None,
-    compress: Annotated[
-        str,
-        typer.Option(
-            "--compress", "-Z", metavar="METHOD", help="none or zstd[:LEVEL] for segments."
-        ),
-    ] = "zstd",
+    compress: receiving.Compress = "zstd",
     json: options.Json = False,
 ) -> int:
     """Fetch WAL that is missing in the archive from servers that still have it.
 
     Every host of a connection string with several is asked, primary or standby.
     """
-    compression = parse_compression(compress)
+    level = receiving.parse_level(compress)
     connector = connection.Connector(
         host, port, username, dbname, never_ask=no_password, ask=password
     )
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     hosts = [Host(name, each.connect) for name, each in connector.each_host()]
-    report = fill_gaps(cluster, hosts, None if compression is None else compression.level)
+    report = fill_gaps(cluster, hosts, level)
     if json:
         _print_document(cluster.system, report)
     else:

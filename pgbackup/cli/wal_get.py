@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pgbackup.archiving.command import restore
-from pgbackup.archiving.options import DEFAULT_TIMEOUT, Options, missing
+from pgbackup.archiving.options import DEFAULT_TIMEOUT, MAX_TIMEOUT, Options, missing
 from pgbackup.cli.options import Repo
 
 EXIT_STATUS = """
@@ -41,7 +41,10 @@ def wal_get(
     timeout: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0, help="Seconds to go on trying until it can be found out."
+            metavar="SECONDS",
+            min=0,
+            max=MAX_TIMEOUT,
+            help="Seconds to go on trying until it can be found out.",
         ),
     ] = DEFAULT_TIMEOUT,
 ) -> int:

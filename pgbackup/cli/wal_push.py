@@ -23,7 +23,10 @@ def wal_push(
     compress: Annotated[
         str,
         typer.Option(
-            "--compress", "-Z", metavar="METHOD", help="Of segments: none, zstd or zstd:LEVEL."
+            "--compress",
+            "-Z",
+            metavar="METHOD",
+            help="Of segments: none or zstd[:LEVEL]; zstd alone is level 1.",
         ),
     ] = "zstd:1",
     jobs: Annotated[

@@ -17,7 +17,7 @@ from pgbackup.cli.output import (
     say_warning,
 )
 from pgbackup.cli.windows_html import page
-from pgbackup.cli.windows_text import print_chart, print_points, print_windows, printable
+from pgbackup.cli.windows_text import print_chart, print_points, print_windows
 from pgbackup.errors import ExitCode, PgbackupError
 from pgbackup.pg.walrecord import from_datetime, to_datetime
 from pgbackup.repo.moments.chart import draw
@@ -137,7 +137,7 @@ def _document(survey: Survey) -> dict[str, Any]:
         "windows": [_window(each) for each in survey.windows],
         "restore_points": [
             {
-                "name": printable(event.name),
+                "name": event.name,
                 "timeline": int(timeline),
                 "lsn": str(event.lsn),
                 "time": to_datetime(event.time).strftime(TIME_FORMAT),

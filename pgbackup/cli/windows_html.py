@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from html import escape
 
 from pgbackup.cli.gaps import describe
-from pgbackup.cli.output import format_size, format_time
+from pgbackup.cli.output import format_size, format_time, printable
 from pgbackup.cli.windows_style import STYLE
 from pgbackup.cli.windows_text import (
     HEADINGS,
     POINT_HEADINGS,
     point_rows,
-    printable,
     unreachable_rows,
     window_rows,
 )

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from pgbackup.cli.gaps import describe
-from pgbackup.cli.output import format_time, print_table
+from pgbackup.cli.output import format_time, print_table, printable
+from pgbackup.cli.streams import is_utf8
 from pgbackup.pg.lsn import Timeline
 from pgbackup.pg.walrecord import to_datetime
 from pgbackup.repo.moments.chart import Chart, Lane, Mark
@@ -108,17 +109,11 @@ def point_rows(survey: Survey) -> list[tuple[str, ...]]:
     ]
 
 
-def printable(text: str) -> str:
-    """A text from a server without what would move a terminal's cursor."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
 def print_chart(chart: Chart) -> None:
     """The picture, as wide as the terminal."""
-    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     columns = shutil.get_terminal_size((80, 24)).columns
     print()
-    for line in chart_lines(chart, columns, UNICODE if is_unicode else ASCII):
+    for line in chart_lines(chart, columns, UNICODE if is_utf8(sys.stdout) else ASCII):
         print(line)
 
 

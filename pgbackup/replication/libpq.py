@@ -6,6 +6,7 @@ psycopg's wrapper holds it during a blocking read. The payload of a CopyData sta
 memory until the caller has copied it once.
 """
 
+import os
 import select
 
 import psycopg
@@ -73,14 +74,19 @@ def parse_conninfo(text: str) -> dict[str, str]:
     try:
         settings = conninfo_to_dict(text)
     except psycopg.ProgrammingError as error:
-        reason = str(error).strip()
+        reason = " ".join(str(error).split())
         raise UsageError(f"could not read the connection string: {reason}") from error
+    except UnicodeEncodeError as error:
+        raise _not_utf8() from error
     return {name: str(value) for name, value in settings.items() if value is not None}
 
 
 def build_conninfo(settings: dict[str, str]) -> str:
-    """The reverse of `parse_conninfo`."""
-    return make_conninfo(**settings)
+    """The reverse of `parse_conninfo`. Raises: UsageError."""
+    try:
+        return make_conninfo(**settings)
+    except UnicodeEncodeError as error:
+        raise _not_utf8() from error
 
 
 class LibpqTransport:
@@ -259,7 +265,7 @@ class LibpqTransport:
 
     def _learn_address(self) -> None:
         given = (self._pgconn.host, self._pgconn.hostaddr, self._pgconn.port)
-        self.address = ServerAddress(*((value or b"").decode() for value in given))
+        self.address = ServerAddress(*(os.fsdecode(value or b"") for value in given))
 
     def _learn_version(self) -> None:
         self.server_version = self._pgconn.server_version
@@ -272,6 +278,10 @@ class LibpqTransport:
                 f"the server runs PostgreSQL {self.server_version_text}; the oldest supported"
                 f" major is {OLDEST_MAJOR}"
             )
+
+
+def _not_utf8() -> UsageError:
+    return UsageError("could not use the connection settings: one of them is not UTF-8")
 
 
 def _result_set(result: pq.abc.PGresult) -> ResultSet:

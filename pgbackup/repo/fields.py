@@ -7,7 +7,7 @@ CorruptData with its path, never a KeyError or a TypeError.
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeGuard
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Lsn, Timeline, WalFileKind, WalFileName, is_valid_segment_size
@@ -50,7 +50,7 @@ class Fields:
 
     def text(self, key: str) -> str:
         value = self._values.get(key)
-        if not isinstance(value, str):
+        if not _is_text(value):
             self._fail(key, "a text")
         return value
 
@@ -147,7 +147,7 @@ class Fields:
 
     def texts(self, key: str) -> list[str]:
         values = self._list(key)
-        if not all(isinstance(value, str) for value in values):
+        if not all(map(_is_text, values)):
             self._fail(key, "a list of texts")
         return values
 
@@ -174,3 +174,14 @@ class Fields:
 
     def _fail(self, key: str, wanted: str) -> NoReturn:
         raise CorruptData(f'could not read "{self.name}": "{self._path}{key}" is not {wanted}')
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that can be written down again; bytes of names may be in it."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

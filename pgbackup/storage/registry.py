@@ -5,6 +5,7 @@ scheme, its object is called with the whole URL and returns a Storage. Entry poi
 only for a scheme that is not our own, since reading them costs more than a WAL file's push.
 """
 
+import os
 import re
 from collections.abc import Callable
 
@@ -41,15 +42,17 @@ def open_storage(place: str) -> Storage:
 
 
 def _path_of_file_url(url: str) -> str:
-    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - slow to load, rarely needed
+    from urllib.parse import unquote_to_bytes, urlsplit  # noqa: PLC0415 - slow to load, rarely needed
 
     parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path:
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(parts.path)))
+    is_local = parts.netloc in ("", "localhost") and not (parts.query or parts.fragment)
+    if not is_local or not path or "\0" in path:
         raise UsageError(
             f'could not open storage "{url}": not of the form file:///path',
             hint='Write a path, or "file://" followed by an absolute path.',
         )
-    return unquote(parts.path)
+    return path
 
 
 def _offered() -> dict[str, Callable[[], Callable[[str], Storage]]]:

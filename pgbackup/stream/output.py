@@ -1,7 +1,9 @@
-"""Output: the end of a chain that writes one archive to a file descriptor."""
+"""Output: the end of a chain that writes one archive to standard output."""
 
+import errno
 import os
 
+from pgbackup.errors import PgbackupError
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.stream.sink import End
 from pgbackup.stream.writebehind import WriteBehind
@@ -10,7 +12,7 @@ from pgbackup.stream.writebehind import WriteBehind
 class Output(End):
     """Write archive bytes to a descriptor, in order; the descriptor stays open.
 
-    Raises: BrokenPipeError when the reader has gone.
+    Raises: BrokenPipeError when the reader has gone, PgbackupError.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -41,5 +43,11 @@ class Output(End):
     def _write(self, data: memoryview) -> None:
         done = 0
         while done < len(data):
-            done += os.write(self._descriptor, data[done:])
+            try:
+                done += os.write(self._descriptor, data[done:])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                reason = os.strerror(error.errno or errno.EIO).lower()
+                raise PgbackupError(f"could not write to standard output: {reason}") from error
         self.size += done

@@ -66,6 +66,7 @@ def test_what_is_not_said_has_its_default(monkeypatch: pytest.MonkeyPatch) -> No
         ("wal-push", ["-B", "R", "a", "-j", "x"], '"x"'),
         ("wal-get", ["-B", "R", "a", "b", "--timeout", "-1"], '"-1"'),
         ("wal-get", ["-B", "R", "a", "b", "--timeout", "nan"], '"nan"'),
+        ("wal-get", ["-B", "R", "a", "b", "--timeout", "1000001"], "above 1000000 seconds"),
         ("wal-get", ["-B", "R", "a", "b", "-Z", "none"], '"-Z"'),
         ("wal-get", ["-B", "R", "a"], "%f and %p"),
     ],

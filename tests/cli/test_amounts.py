@@ -50,6 +50,7 @@ def test_a_compression_is_read(text: str, expected: ZstdSettings | None) -> None
         ("zstd:level=0", 'option "level" must be between 1 and 19'),
         ("zstd:20", 'option "level" must be between 1 and 19'),
         ("zstd:level=" + "9" * 5000, 'option "level" must be between 1 and 19'),
+        ("zstd:level=" + "1".zfill(20) + "999", 'option "level" must be between 1 and 19'),
         ("zstd:workers=0", f'option "workers" must be between 1 and {MAX_WORKERS}'),
         ("zstd:workers=1000000", f'option "workers" must be between 1 and {MAX_WORKERS}'),
         ("zstd:workers", 'option "workers" requires a value'),

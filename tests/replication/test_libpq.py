@@ -49,6 +49,14 @@ def test_the_version_of_the_server_is_known(server: Cluster, transport: LibpqTra
     assert transport.server_version_text.startswith(f"{server.major}.")
 
 
+@pytest.mark.parametrize("text", ["host=\udcff", "postgresql://\udcff/"])
+def test_settings_have_to_be_utf8(text: str) -> None:
+    with pytest.raises(UsageError, match="one of them is not UTF-8"):
+        parse_conninfo(text)
+    with pytest.raises(UsageError, match="one of them is not UTF-8"):
+        build_conninfo({"host": text})
+
+
 def test_events_come_in_order(transport: LibpqTransport) -> None:
     transport.send(Show("wal_level"))
     result = transport.receive(None)

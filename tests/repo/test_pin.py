@@ -59,7 +59,11 @@ def test_what_is_no_backup_cannot_be_pinned(storage: Storage, label: str) -> Non
     assert list(storage.list()) == []
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"reason": 1}'], ids=["empty", "list", "number"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b'{"reason": 1}', rb'{"reason": "\ud800", "since": "2026-11-22T12:00:00Z"}'],
+    ids=["empty", "list", "number", "half-a-character"],
+)
 def test_a_pin_that_cannot_be_read_counts(storage: Storage, catalog: Catalog, data: bytes) -> None:
     storage.create(layout.pin_object(SYSTEM, FIRST), data)
     assert catalog.pin_of(FIRST) == Pin("unreadable", None)

@@ -153,10 +153,13 @@ def test_other_documents_with_a_right_checksum_are_refused(body: str) -> None:
         ("tail", ".hidden"),
         ("tail", 0),
         ("comment", []),
+        ("comment", "\ud800"),
+        ("tablespaces.0.location", "/a\0b"),
         ("has_label", 1),
         ("checksum_failures", []),
         ("checksum_failures.is_damaged", 1),
         ("checksum_failures.warnings", [None]),
+        ("checksum_failures.warnings", ["\udfff"]),
     ],
 )
 def test_a_field_of_wrong_type_or_value_is_damage(path: str, value: Any) -> None:

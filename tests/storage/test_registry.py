@@ -19,6 +19,7 @@ from pgbackup.storage.registry import open_storage
         pytest.param("FILE:///backups/repo", "/backups/repo", id="upper-case"),
         pytest.param("file://localhost/backups", "/backups", id="this-host"),
         pytest.param("file:///with%20space", "/with space", id="escaped"),
+        pytest.param("file:///%ff\udcff", "/\udcff\udcff", id="not-utf-8"),
     ],
 )
 def test_a_path_and_a_file_url_open_a_directory(place: str, path: str) -> None:
@@ -37,7 +38,10 @@ def test_a_relative_path_is_taken_from_here(
 
 @pytest.mark.parametrize(
     "place",
-    ["", "file://", "file://elsewhere/path", "file:///path?query", "file:///path#part"],
+    [
+        *("", "file://", "file://elsewhere/path", "file:///path?query", "file:///path#part"),
+        "file:///a%00b",
+    ],
 )
 def test_a_place_that_makes_no_sense_is_refused(place: str) -> None:
     with pytest.raises(UsageError, match="could not open storage"):

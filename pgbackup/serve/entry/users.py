@@ -115,21 +115,26 @@ def changing_users(storage: Storage) -> Iterator[dict[str, User]]:
 
 
 def _read_user(group: Fields) -> User:
-    rights, clusters = group.texts("rights"), None
+    rights = group.texts("rights")
     if not set(rights) <= set(Right):
         raise CorruptData(f'could not read "{group.name}": it has an unknown right')
-    if group.has("clusters"):
-        clusters = group.texts("clusters")
-        if not all(text.isascii() and text.isdigit() for text in clusters):
-            raise CorruptData(f'could not read "{group.name}": a cluster has no system identifier')
     return User(
         group.text("name"),
         Verifier.parse(group.text("verifier")) if group.has("verifier") else None,
         frozenset(group.texts("system_users")),
         frozenset(group.texts("certificate_names")),
-        None if clusters is None else frozenset(map(int, clusters)),
+        _clusters(group),
         frozenset(map(Right, rights)),
     )
+
+
+def _clusters(group: Fields) -> frozenset[int] | None:
+    if not group.has("clusters"):
+        return None
+    systems = frozenset(filter(None, map(layout.parse_system, group.texts("clusters"))))
+    if len(systems) < len(set(group.texts("clusters"))):
+        raise CorruptData(f'could not read "{group.name}": a cluster has no system identifier')
+    return systems
 
 
 def _document(user: User) -> dict[str, object]:
