@@ -1,6 +1,7 @@
 """Which members the archives of a base backup may have, and whether their content is right.
 
 A backup consists of ordinary files and directories, and of one symbolic link for each tablespace.
+Of a tablespace that was created while it was taken only the link is there; recovery makes that one.
 Names from an archive are hostile input: whatever could lead out of the directory being restored,
 or write one file twice, is told here, from the index alone, before anything is read or written.
 
@@ -27,6 +28,7 @@ TABLESPACES = "pg_tblspc"
 MAX_PATH = 1024  # bytes
 MAX_DEPTH = 32
 
+_TABLESPACE_LINK = re.compile(rf"{TABLESPACES}/[1-9][0-9]{{0,9}}", re.ASCII)
 _VERSION_DIRECTORY = re.compile(r"PG_[0-9.]+_[0-9]+", re.ASCII)
 
 
@@ -115,6 +117,7 @@ class _Rules:
             for tablespace in record.tablespaces
             if not is_in_place(tablespace)
         }
+        self._places = {tablespace_path(tablespace.oid) for tablespace in record.tablespaces}
         # Each archive counts only its own: one must not put files where another one's link leads.
         self._directories: dict[int | None, set[str]] = {None: {""}}
         for each in record.tablespaces:
@@ -134,8 +137,8 @@ class _Rules:
             case tar.DIRECTORY:
                 self._directories[tablespace].add(path)
             case tar.SYMLINK:
-                if tablespace is not None or path not in self._links:
-                    return "a symbolic link may only stand for a tablespace of the backup"
+                if tablespace is not None or not (path in self._links or self._is_newer(path)):
+                    return "a symbolic link may only stand for a tablespace"
             case _:
                 return f'type "{printable(entry.type)}" is not allowed'
         return "only a file may have content" if entry.size else None
@@ -152,6 +155,10 @@ class _Rules:
         if parent not in self._directories[tablespace]:
             return "the directory that it is in is not there"
         return None
+
+    def _is_newer(self, path: str) -> bool:
+        """Tell whether a link can be of a tablespace that was created during the backup."""
+        return _TABLESPACE_LINK.fullmatch(path) is not None and path not in self._places
 
     def _wrong_file(self, path: str, size: int) -> str | None:
         file = self._files.get(path)

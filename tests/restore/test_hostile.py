@@ -71,6 +71,9 @@ HOSTILE: dict[str, Callable[[Path], list[Member]]] = {
     "sibling-prefix": lambda top: listed(Member("../data-evil/file", b"evil")),
     "symlink": lambda top: listed(symlink("x", f"{top}/home/user"), Member("x/.bashrc", b"evil")),
     "symlink-alone": lambda top: [symlink("base/1/link", f"{top}/home/user")],
+    "symlink-beside-a-tablespace": lambda top: [symlink("pg_tblspc/x", f"{top}/home/user")],
+    "symlink-of-no-oid": lambda top: [symlink("pg_tblspc/0666", f"{top}/home/user")],
+    "symlink-below-a-tablespace": lambda top: [symlink("pg_tblspc/16400/1", f"{top}/home/user")],
     "symlink-over-a-file": lambda top: [symlink("base/1/1259", f"{top}/home/user/.bashrc")],
     "file-over-a-symlink": lambda top: listed(
         symlink("pg_tblspc/666", f"{top}/home/user"), Member("pg_tblspc/666/.bashrc", b"evil")

@@ -31,6 +31,7 @@ from tests.backup.sample import (
     files_of,
     rewrite,
     sample,
+    symlink,
 )
 from tests.backup.wal import MIB
 
@@ -122,6 +123,18 @@ def test_a_tablespace_goes_to_its_place_and_is_linked(tmp_path: Path) -> None:
     link = tmp_path / "data" / "pg_tblspc" / str(OID)
     assert link.readlink() == tmp_path / "space"
     assert (link / "PG_15_202209061" / "5" / "16401").read_bytes() == b"row " * 4096
+
+
+def test_the_link_of_a_tablespace_that_came_during_the_backup_is_left_to_recovery(
+    tmp_path: Path,
+) -> None:
+    made = sample(tablespace=str(tmp_path / "space"))
+    members = made.archives[None]
+    members.insert(len(members) - 1, symlink("pg_tblspc/777", str(tmp_path / "newer")))
+    cluster = made.put(MemoryStorage())
+    restore(cluster, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data" / "pg_tblspc").iterdir()] == [str(OID)]
+    assert not (tmp_path / "newer").exists()
 
 
 def test_a_mapped_tablespace_goes_to_its_new_place(tmp_path: Path) -> None:

@@ -204,7 +204,10 @@ class _Members:
             self._pages = self._page_check.begin_file(self._path)
         is_kept = self._path in _KEPT and header.size <= _MAX_KEPT
         self._keep = bytearray() if is_kept else None
-        if header.type == SYMLINK and self._links.get(self._path) != header.linkname:
+        if (
+            header.type == SYMLINK
+            and self._links.get(self._path, header.linkname) != header.linkname
+        ):
             self._report(
                 f'could not accept link "{printable(self._path)}": it leads to'
                 f' "{printable(header.linkname)}", not where the record says'

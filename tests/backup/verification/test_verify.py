@@ -76,6 +76,12 @@ def test_a_good_backup_with_an_unfinished_segment_has_no_problem() -> None:
     assert verify(made.put(MemoryStorage())).problems == ()
 
 
+def test_the_link_of_a_tablespace_that_came_during_the_backup_is_no_problem() -> None:
+    made = good()
+    made.archives[None].insert(-1, symlink("pg_tblspc/777", "/srv/newer"))
+    assert verify(made.put(MemoryStorage())).problems == ()
+
+
 def every_object() -> list[str]:
     found = [each.name for each in good().put(MemoryStorage()).storage.list(f"{SYSTEM}/")]
     return [name.removeprefix(f"{SYSTEM}/") for name in found if not name.endswith("cluster.json")]
