@@ -5,6 +5,7 @@ For a backup that goes to standard output, where nothing else can bring the WAL.
 Source: basebackup.c, perform_base_backup (PostgreSQL 18)
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -73,11 +74,7 @@ def _needed(
             found.setdefault(parsed.segment(size).number, []).append(name)
     for number in range(first, last + 1):
         if number not in found:
-            name = Segment(stop.timeline, number, size).name
-            raise WalGap(
-                f'could not finish the backup: the server has removed WAL segment "{name}"',
-                hint="Raise wal_keep_size, or back up into a repository: pgbackup backup -B REPO",
-            )
+            raise _removed(Segment(stop.timeline, number, size).name)
     return [name for number in range(first, last + 1) for name in found[number]]
 
 
@@ -92,6 +89,24 @@ def _send_segment(path: str, name: str, members: ArchiveMembers, packer: Packer,
                 raise WalGap(f'could not finish the backup: WAL segment "{name}" is too short')
             packer.put(data)
             left -= len(data)
+        # A checkpoint may give the file to a later segment, and WAL be written over what we read.
+        if not _is_named(file.fileno(), path):
+            raise _removed(name)
+
+
+def _is_named(fd: int, path: str) -> bool:
+    """Tell whether a file still has its name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+
+
+def _removed(name: str) -> WalGap:
+    return WalGap(
+        f'could not finish the backup: the server has removed WAL segment "{name}"',
+        hint="Raise wal_keep_size, or back up into a repository: pgbackup backup -B REPO",
+    )
 
 
 def _mark(members: ArchiveMembers, packer: Packer, name: str) -> None:
