@@ -64,7 +64,7 @@ class WalAlongside(WalLink):
         self._segment_size = segment_size
         self._level = level
         self._slot = f"pgbackup_{secrets.token_hex(6)}"
-        self._rule = _StopRule()
+        self._rule = StopRule()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -182,7 +182,7 @@ class _GivenUp(Exception):
     """The backup has failed; its WAL is of no use."""
 
 
-class _StopRule:
+class StopRule:
     """When the WAL stream of a backup has brought enough.
 
     stop: set by the backup's thread once it knows the stop position.
@@ -203,6 +203,8 @@ class _StopRule:
     def is_met(self, wal: ArchivedWal) -> bool:
         self.check()
         if self.stop is None or wal.write_lsn < self.stop.lsn:
+            return False
+        if wal.segment.timeline < self.stop.timeline:  # a standby was ahead of where it turned off
             return False
         if wal.flush_lsn >= self.stop.lsn:
             return True

@@ -8,7 +8,7 @@ import pytest
 from crc32c import crc32c
 
 from pgbackup.backup.archivedwal import ArchivedWal, PartialWal
-from pgbackup.backup.wal import WalAlongside
+from pgbackup.backup.wal import StopRule, WalAlongside
 from pgbackup.errors import (
     Conflict,
     ConnectionFailed,
@@ -124,6 +124,20 @@ def test_a_new_timeline_goes_on_in_the_segment_of_its_first_byte() -> None:
     assert wal.write_lsn == wal.flush_lsn == SECOND.start
     pour(wal, SEGMENTS[SECOND], (5,))
     assert wal.segments == [FIRST, Segment(Timeline(2), SECOND.number, MIB)]
+
+
+def test_wal_of_a_timeline_that_was_left_does_not_reach_a_stop_on_the_next() -> None:
+    """A standby may have received more of a timeline than it replays before it leaves that."""
+    rule = StopRule()
+    rule.stop = WalPosition(Timeline(2), Lsn(SECOND.start + 5000))
+    wal = archived_wal(MemoryStorage())
+    pour(wal, WAL, ())
+    assert wal.flush_lsn > rule.stop.lsn
+    assert not rule.is_met(wal)
+    wal.switch_timeline(WalPosition(Timeline(2), Lsn(SECOND.start + 3000)))
+    assert not rule.is_met(wal)
+    pour(wal, SEGMENTS[SECOND], ())
+    assert rule.is_met(wal)
 
 
 # -- the rest of a standby -------------------------------------------------------------------------
