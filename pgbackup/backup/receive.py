@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pgbackup.errors import ProtocolViolation, ServerError
+from pgbackup.errors import ProtocolViolation, Refused, ServerError
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.pg.tar import END_OF_ARCHIVE
 from pgbackup.replication.client import (
@@ -95,11 +95,20 @@ def _begin(transport: Transport) -> BackupState:
 
 
 def _tablespace(oid: bytes | None, location: bytes | None, size: bytes | None) -> Tablespace:
-    return Tablespace(
+    found = Tablespace(
         None if oid is None else number(oid),
         "" if location is None else text(location),
         None if size is None else number(size) * 1024,
     )
+    place = found.location
+    if found.oid is not None and not place.startswith("/") and place != f"pg_tblspc/{found.oid}":
+        # Servers resolve it from another directory than the link is in, and then find nothing.
+        raise Refused(
+            f'could not back up tablespace "{found.oid}": its link leads to "{place}", which is no'
+            " absolute path, and the server would leave it out",
+            hint="Stop the server and make the link in pg_tblspc anew; or back up with --pgdata.",
+        )
+    return found
 
 
 def _receive_plain_copies(

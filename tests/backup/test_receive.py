@@ -14,6 +14,7 @@ from pgbackup.errors import (
     ConnectionFailed,
     PgbackupError,
     ProtocolViolation,
+    Refused,
     ServerError,
     StorageError,
 )
@@ -405,6 +406,23 @@ def test_a_beginning_of_another_shape_is_refused(begin: list[Line], major: int) 
 )
 def test_an_end_of_another_shape_is_refused(end: list[Line]) -> None:
     refused(*BEGIN, *ONE, *BASE, *MANIFEST, CopyDone(), *end)
+
+
+@pytest.mark.parametrize("place", ["../../space", "space", ""], ids=["up", "inside", "empty"])
+def test_a_tablespace_at_a_relative_place_is_refused(place: str) -> None:
+    """The server sends nothing of it."""
+    sink = CheckedSink()
+    spaces = rows(("16384", place, "2"), (None, None, "3"))
+    with pytest.raises(Refused, match="16384"):
+        receive(TranscriptTransport([BEGIN[0], spaces]), sink)
+    assert sink.calls == []
+
+
+def test_a_tablespace_in_place_is_none_at_a_relative_place() -> None:
+    spaces = rows(("16384", "pg_tblspc/16384", "2"), (None, None, "3"))
+    one = [b"n16384.tar\0pg_tblspc/16384\0", b"d" + TAR]
+    _, outcome = play([BEGIN[0], spaces, OUT, *one, *BASE, *MANIFEST, *END])
+    assert outcome.tablespaces[0].location == "pg_tblspc/16384"
 
 
 def test_sizes_that_the_server_does_not_tell_are_unknown() -> None:

@@ -119,7 +119,7 @@ class DataDirectory:
         """Where a tablespace is; None for what is none, or has gone meanwhile."""
         with suppress(FileNotFoundError):
             if entry.is_symlink():
-                return text(os.readlink(entry.path))
+                return link_target(entry.path)
             if entry.is_dir() and self.major >= IN_PLACE_SINCE:
                 return f"{TABLESPACE_DIRECTORY}/{text(entry.name)}"
         return None
@@ -145,6 +145,15 @@ def source_error(action: str, path: str, error: OSError) -> PgbackupError:
         f'could not {action} "{path}": {reason[:1].lower()}{reason[1:]}',
         hint="Run pgbackup as the user that runs the server." if denied else None,
     )
+
+
+def link_target(path: bytes) -> str:
+    """Where a link leads; absolute, as servers make them, or nothing could be restored there.
+
+    Raises: OSError.
+    """
+    target = os.readlink(path)
+    return text(target if target.startswith(b"/") else os.path.realpath(path))
 
 
 def text(name: bytes) -> str:

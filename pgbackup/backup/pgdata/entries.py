@@ -7,7 +7,7 @@ those of the moment, and whoever reads a file decides how many bytes it has.
 Source: basebackup.c, sendTablespace and sendDir (PostgreSQL 13 to 18).
 """
 
-# ruff: noqa: PTH115, PTH116 - paths are bytes
+# ruff: noqa: PTH116 - paths are bytes
 
 import os
 import stat
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from pgbackup.backup.pgdata.datadir import DataDirectory, source_error, text
+from pgbackup.backup.pgdata.datadir import DataDirectory, link_target, source_error, text
 from pgbackup.pg.exclude import (
     CONTROL_FILE,
     EMPTY_DIRECTORIES,
@@ -178,7 +178,7 @@ def _status(path: bytes) -> os.stat_result | None:
 
 def _link(path: bytes, name: str, status: os.stat_result) -> Iterator[Entry]:
     try:
-        target = text(os.readlink(path))
+        target = link_target(path)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -7,7 +7,7 @@ import pytest
 from pgbackup.backup.pgdata.datadir import DataDirectory
 from pgbackup.errors import CorruptData, NotFound, PgbackupError, Refused
 from pgbackup.stream.sink import Tablespace
-from tests.backup.pgdata.pgdata import VERSION_DIRECTORIES, make_pgdata
+from tests.backup.pgdata.pgdata import VERSION_DIRECTORIES, make_pgdata, walk
 
 BASE = Tablespace(None, "", None)
 
@@ -73,6 +73,17 @@ def test_links_in_pg_tblspc_are_tablespaces_if_they_are_called_by_an_oid(tmp_pat
         Tablespace(16384, "/somewhere/16384", None),
         BASE,
     )
+
+
+def test_a_link_to_a_relative_place_tells_the_absolute_one(tmp_path: Path) -> None:
+    pgdata = make_pgdata(tmp_path / "data", 15)
+    (tmp_path / "alias").symlink_to(pgdata)
+    (pgdata / "pg_tblspc" / "16384").symlink_to("../../space")
+    place = str(tmp_path.resolve() / "space")
+    for path in (pgdata, tmp_path / "alias"):
+        (tablespace, _) = DataDirectory.open(str(path)).tablespaces()
+        assert tablespace.location == place
+    assert walk(pgdata, has_map=False)["base.tar"]["pg_tblspc/16384"].header.linkname == place
 
 
 @pytest.mark.parametrize("major", [15, 16])
