@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pgbackup.care.finding import Findings, critical, fine, warning
 from pgbackup.care.serverview import Activity, ServerView
 from pgbackup.care.status import NewestWal, RunningReceiver
-from pgbackup.pg.lsn import Lsn
+from pgbackup.pg.lsn import Lsn, WalFileKind, WalFileName
 from pgbackup.repo import layout
 from pgbackup.repo.inventory import Inventory
 from pgbackup.repo.repository import ClusterRepository
@@ -140,6 +140,14 @@ def judge_conflicts(cluster: ClusterRepository) -> Findings:
     """WAL that came under a name that has other content."""
     for name in cluster.archive.conflicts():
         located = cluster.storage.locate(layout.conflict_object(cluster.system, name))
+        if WalFileName.parse(name).kind is WalFileKind.PARTIAL:
+            yield warning(
+                "wal_conflict",
+                f"a promoted server archived {name}, of which a receiver has other bytes",
+                "the next timeline begins with what counts of it, so unless the old one is wanted:"
+                f" rm {located}",
+            )
+            continue
         yield critical(
             "wal_conflict",
             f"WAL came as {name} that differs from what is archived: two servers archive as one",

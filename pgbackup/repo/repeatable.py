@@ -8,6 +8,7 @@ meanwhile, the file is read again and compared.
 from collections.abc import Callable, Iterable
 
 from pgbackup.errors import Conflict, CorruptData
+from pgbackup.pg.lsn import WalFileKind, WalFileName
 from pgbackup.repo.seal import SealingCompressor
 from pgbackup.repo.segmentwriter import ComparingWriter
 from pgbackup.repo.storedwal import StoredWal
@@ -64,12 +65,34 @@ def _write(writer: ObjectWriter, size: int, content: Content, level: int | None,
 
 
 def _compare(file: StoredWal, size: int, content: Content, found: str) -> str:
-    """Compare with what is archived, and keep the newcomer aside if it differs."""
-    with ComparingWriter(file, size) as writer:
-        for chunk in content():
-            writer.write(chunk)
-        writer.commit()
+    """Compare with what is archived, and keep the newcomer aside if it differs.
+
+    An unfinished segment may differ: a receiver has written as much of it as it got, and a server
+    that is promoted archives as much as it had, with whatever its file held behind that. Nobody
+    needs it, since the next timeline begins with it; that server would archive nothing more.
+    """
+    try:
+        with ComparingWriter(file, size) as writer:
+            for chunk in content():
+                writer.write(chunk)
+            writer.commit()
+    except Conflict:
+        if not (_is_unfinished(file) and _is_kept(file, content)):
+            raise
+        return file.conflict
     return found
+
+
+def _is_unfinished(file: StoredWal) -> bool:
+    return WalFileName.parse(file.name).kind is WalFileKind.PARTIAL
+
+
+def _is_kept(file: StoredWal, content: Content) -> bool:
+    """Tell whether this very content is kept aside, durably."""
+    if not _is_same(file.object_chunks(file.conflict), content()):
+        return False
+    file.storage.sync(file.conflict)
+    return True
 
 
 def _settle(file: StoredWal, size: int, content: Content, own: str, other: str) -> None:

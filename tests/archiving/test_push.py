@@ -79,6 +79,26 @@ def test_a_partial_segment_of_the_old_timeline_is_stored_beside_the_full_one(
     assert stored(server, f"{FIRST.name}.partial")[: MIB // 2] == data[: MIB // 2]
 
 
+def test_an_unfinished_segment_that_a_receiver_has_otherwise_is_kept_aside(
+    server: ServerDirectory,
+) -> None:
+    """Or a server that was promoted would archive nothing more."""
+    data = server.make(FIRST)
+    name = f"{FIRST.name}.partial"
+    received = data[: MIB // 2] + bytes(MIB // 2)
+    assert server.push(FIRST.name) == 0
+    (server.archive / name).write_bytes(received)
+    for _ in range(2):
+        server.write(name, data)
+        assert server.push(name) == 0
+    assert (server.archive / name).read_bytes() == received
+    assert (server.system / "conflict" / name).read_bytes() == data
+
+    server.write(name, data[:-1] + b"!")
+    assert 1 <= server.push(name) <= 125, "nobody has this one"
+    assert (server.system / "conflict" / name).read_bytes() == data
+
+
 def test_outside_a_data_directory_a_history_file_goes_where_its_neighbours_go(
     server: ServerDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -208,6 +208,12 @@ def conflict(scene: Scene) -> None:
     (folder / "000000010000000000000001").write_bytes(b"other")
 
 
+def unfinished_conflict(scene: Scene) -> None:
+    folder = scene.one("*/wal").parent / "conflict"
+    folder.mkdir()
+    (folder / "000000010000000000000001.partial").write_bytes(b"other")
+
+
 def leftover(scene: Scene) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -288,6 +294,7 @@ PLANTED = [
     (unverified, (), "backup_verified", "warning", "pgbackup verify 2"),
     (hole, (), "wal_gaps", "critical", "wal fill"),
     (conflict, (), "wal_conflict", "critical", "stop one of them"),
+    (unfinished_conflict, (), "wal_conflict", "warning", "unless the old one is wanted: rm"),
     (leftover, (), "leftovers", "warning", "pgbackup backup"),
     (unfinished, (), "unfinished_backup", "warning", "pgbackup backup"),
     (open_to_all, (), "permissions", "warning", "chmod 700"),
@@ -312,9 +319,9 @@ PLANTED = [
         "synchronous-with-nobody", "role-without-replication", "no-such-role", "no-such-server",
         "no-replication-in-pg_hba", "no-such-slot", "idle-slot", "unlimited-slot", "lost-slot",
         "slot-of-nobody", "no-backup", "old-backup", "damaged-record", "damaged-backup",
-        "unverified-backup", "hole-in-wal", "two-servers-as-one", "leftover-file",
-        "unfinished-backup", "open-repository", "other-system", "other-major", "archive-behind",
-        "no-repository", "failed-cron", "forgotten-cron", "library-and-command",
+        "unverified-backup", "hole-in-wal", "two-servers-as-one", "promoted-server",
+        "leftover-file", "unfinished-backup", "open-repository", "other-system", "other-major",
+        "archive-behind", "no-repository", "failed-cron", "forgotten-cron", "library-and-command",
     ],
 )  # fmt: skip
 def test_what_is_planted_is_found_with_its_fix(
