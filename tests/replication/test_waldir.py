@@ -26,6 +26,7 @@ from pgbackup.replication.partialfile import agrees
 from pgbackup.replication.waldir import WalDirectory
 from pgbackup.storage.durable import FileSystem, PathName
 from tests.backup.wal import MIB, sample_wal
+from tests.replication.powercut import PowerCutFileSystem
 
 SYSTEM = 7412345678901234567
 WAL = sample_wal(SYSTEM)[0]
@@ -465,6 +466,70 @@ def check_promise(path: Path, flushed: Lsn) -> None:
             file = path / segment.name
             file = file if file.exists() else path / partial(segment)
             assert file.read_bytes()[:wanted] == data[:wanted]
+
+
+def expect_promise(filesystem: PowerCutFileSystem, wal: WalDirectory, tmp_path: Path) -> None:
+    left = filesystem.left(tmp_path / "left")
+    check_promise(left, wal.flush_lsn)
+    with directory(left) as again:
+        receive(again, again.resume_position(ONE) or START)
+    assert [(left / segment.name).read_bytes() for segment in WAL] == list(WAL.values())
+
+
+def test_what_was_promised_survives_a_power_cut(tmp_path: Path) -> None:
+    path = tmp_path / "wal"
+    filesystem = PowerCutFileSystem(path)
+    with directory(path, filesystem) as wal:
+        wal.begin(START)
+        for at in range(0, len(BYTES), 300_000):
+            wal.write(wal.write_lsn, memoryview(BYTES)[at : at + 300_000])
+            expect_promise(filesystem, wal, tmp_path)
+            wal.flush()
+            expect_promise(filesystem, wal, tmp_path)
+        assert wal.flush_lsn == SECOND.end
+
+
+def test_what_another_run_left_is_promised_when_it_survives_a_power_cut(tmp_path: Path) -> None:
+    """One that was killed before it had made durable what it wrote, and the names of it."""
+    path = tmp_path / "wal"
+    path.mkdir()
+    (path / FIRST.name).write_bytes(WAL[FIRST])
+    (path / partial(SECOND)).write_bytes(WAL[SECOND][:5000].ljust(MIB, b"\0"))
+    filesystem = PowerCutFileSystem(path)
+    filesystem.contents[(path / FIRST.name).stat().st_ino] = WAL[FIRST]
+    with directory(path, filesystem) as wal:
+        wal.begin(wal.resume_position(ONE) or START)
+        expect_promise(filesystem, wal, tmp_path)
+        wal.write(wal.write_lsn, memoryview(WAL[SECOND])[:4000])
+        wal.flush()
+        assert wal.flush_lsn == SECOND.start + 4000
+        expect_promise(filesystem, wal, tmp_path)
+
+
+def test_a_segment_that_somebody_else_is_storing_is_durable_before_ours_goes(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "wal"
+    filesystem = PowerCutFileSystem(path)
+    with WalDirectory(path, SYSTEM, MIB, filesystem=filesystem) as wal:
+        wal.begin(START)
+        feed(wal, WAL[FIRST][:-1])
+        (path / FIRST.name).write_bytes(WAL[FIRST])
+        feed(wal, WAL[FIRST][-1:])
+        check_promise(filesystem.left(tmp_path / "left"), wal.flush_lsn)
+        assert wal.flush_lsn == SECOND.start
+
+
+@pytest.mark.parametrize("size", [0, MIB // 2, MIB + 1])
+def test_a_segment_of_another_size_under_its_name_does_not_take_the_place_of_ours(
+    tmp_path: Path, size: int
+) -> None:
+    stored = (WAL[FIRST] + b"!")[:size]
+    with WalDirectory(tmp_path, SYSTEM, MIB, archived=lambda name: iter([stored])) as wal:
+        wal.begin(START)
+        with pytest.raises(Conflict):
+            feed(wal, WAL[FIRST])
+    assert (tmp_path / partial(FIRST)).read_bytes() == WAL[FIRST]
 
 
 class DribblingFileSystem(FileSystem):
