@@ -156,7 +156,8 @@ class SelectControl:
 
 @dataclass(frozen=True, slots=True)
 class SelectFlushed:
-    """Ask by SQL for the timeline of the server, and up to where its WAL is on disk there."""
+    """Ask by SQL for the timeline of the server, up to where its WAL is on disk there, and whether
+    it is in recovery: then it may have gone over to another timeline since."""
 
     def text(self, major: int) -> str:
         return (
@@ -164,6 +165,6 @@ class SelectFlushed:
             " CASE WHEN pg_catalog.pg_is_in_recovery()"
             " THEN greatest(pg_catalog.pg_last_wal_receive_lsn(),"
             " pg_catalog.pg_last_wal_replay_lsn())"
-            " ELSE pg_catalog.pg_current_wal_flush_lsn() END"
+            " ELSE pg_catalog.pg_current_wal_flush_lsn() END, pg_catalog.pg_is_in_recovery()"
             " FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() r"
         )

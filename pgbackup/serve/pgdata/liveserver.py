@@ -8,13 +8,16 @@ Source: walsender.c, GetFlushRecPtr and GetStandbyFlushRecPtr (PostgreSQL 18).
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from pgbackup.backup.pgdata.datadir import DataDirectory
+from pgbackup.backup.pgdata.datadir import DataDirectory, source_errors
 from pgbackup.backup.pgdata.served import check_served
 from pgbackup.backup.pgdata.session import BackupSession
 from pgbackup.backup.pgdata.stopped import consistent_position
+from pgbackup.backup.pgdata.walmembers import PG_WAL
 from pgbackup.errors import ConnectionFailed, ServerError
-from pgbackup.pg.lsn import Timeline, WalPosition
+from pgbackup.pg.history import TimelineHistory
+from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.replication import client
 from pgbackup.replication.transport import Transport
 from pgbackup.wire.queries import SelectFlushed
@@ -50,11 +53,41 @@ class LiveServer:
             return consistent_position(data)
         with self._lock, told():
             try:
-                timeline, lsn = client.query(self._connected(data), SelectFlushed(), 2)
+                row = client.query(self._connected(data), SelectFlushed(), 3)
             except ConnectionFailed:  # it may have been started again meanwhile
                 self._end()
-                timeline, lsn = client.query(self._connected(data), SelectFlushed(), 2)
-            return WalPosition(Timeline(client.number(timeline)), client.lsn(lsn))
+                row = client.query(self._connected(data), SelectFlushed(), 3)
+        timeline, lsn = Timeline(client.number(row[0])), client.lsn(row[1])
+        is_standby = client.text(row[2]) == "t"
+        return WalPosition(self._followed(timeline, lsn) if is_standby else timeline, lsn)
+
+    def history(self, timeline: Timeline) -> TimelineHistory:
+        """Of a timeline, as pg_wal has it; without ancestors if it has none.
+
+        Raises: CorruptData, PgbackupError.
+        """
+        path = self._history_path(timeline)
+        with source_errors("read file", str(path)):
+            try:
+                return TimelineHistory.parse(timeline, path.read_bytes())
+            except FileNotFoundError:
+                return TimelineHistory(timeline)
+
+    def _followed(self, timeline: Timeline, lsn: Lsn) -> Timeline:
+        """The timeline that a standby is on, which its control file learns only at a restartpoint.
+
+        It has the history of each timeline that it follows.
+        """
+        newest = timeline
+        while self._history_path(Timeline(newest + 1)).exists():
+            newest = Timeline(newest + 1)
+        history = self.history(newest)
+        switches = {entry.timeline: entry.switch for entry in history.entries}
+        is_left = timeline in switches and lsn > switches[timeline]
+        return history.timeline_of(Lsn(lsn - 1)) if is_left else timeline
+
+    def _history_path(self, timeline: Timeline) -> Path:
+        return Path(self.path, PG_WAL, timeline.history_name)
 
     def version(self) -> int:
         """As server_version_num; of a stopped server without its minor release.

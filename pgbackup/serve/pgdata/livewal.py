@@ -1,9 +1,9 @@
 """The WAL of a data directory that is served: read off pg_wal, and what has gone there, archived.
 
-Up to what the server has flushed, of the timeline that it is on. A file that is recycled while it
-is read is noticed by its name, so that nothing of it is taken for what it was.
+Up to what the server has flushed, or to where it has left the timeline. A file that is recycled
+while it is read is noticed by its name, so that nothing of it is taken for what it was.
 
-Source: walsender.c, XLogSendPhysical; xlog.c, CheckXLogRemoved (PostgreSQL 18).
+Source: walsender.c, XLogSendPhysical, WalSndSegmentOpen; xlog.c, CheckXLogRemoved (PostgreSQL 18).
 """
 
 import os
@@ -13,16 +13,16 @@ from pathlib import Path
 from pgbackup.backup.pgdata.datadir import source_errors
 from pgbackup.backup.pgdata.walmembers import PG_WAL
 from pgbackup.errors import CorruptData
-from pgbackup.pg.lsn import Lsn, Segment, Timeline
+from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.repo.archive import WalArchive
 from pgbackup.serve.pgdata.liveserver import LiveServer
-from pgbackup.serve.wal.sentwal import SentWal, WalExtent, not_in_history, removed
+from pgbackup.serve.wal.sentwal import SentWal, WalExtent, holders, left, removed
 
 _CHUNK = 1 << 17  # bytes
 
 
 class LiveWal(SentWal):
-    """The timeline of a server, as it is sent to one client."""
+    """A timeline of a server, as it is sent to one client."""
 
     def __init__(
         self,
@@ -34,28 +34,27 @@ class LiveWal(SentWal):
         """timeline: None for the server's. Raises: ClientError, PgbackupError."""
         position = server.position()
         super().__init__(segment_size, timeline or position.timeline)
-        if self.timeline != position.timeline:
-            raise not_in_history(self.timeline)
         self._server = server
         self._archive = archive
-        self.flushed = position.lsn
+        self._history = server.history(position.timeline)
+        self._take(position)
 
     def find(self, lsn: Lsn) -> WalExtent | None:
         if lsn >= self.flushed:
-            position = self._server.position()
-            if position.timeline == self.timeline:
-                self.flushed = max(self.flushed, position.lsn)
+            self._take(self._server.position())
             if lsn >= self.flushed:
                 return None
-        segment = Segment.containing(self.timeline, lsn, self.segment_size)
-        end = min(segment.end, self.flushed)
-        path = self._path(segment)
-        if path.exists():
-            return WalExtent(segment, segment.name, str(path), end)
-        stored = self._archive.find(segment.name)
-        if stored is not None:
-            return WalExtent(segment, segment.name, stored, end)
-        raise removed(segment)
+        own = Segment.containing(self.timeline, lsn, self.segment_size)
+        end = min(own.end, self.flushed)
+        for segment in holders(own, self.switch, self._history):
+            path = self._path(segment)
+            if path.exists():
+                return WalExtent(segment, segment.name, str(path), end)
+        for segment in holders(own, self.switch, self._history):
+            stored = self._archive.find(segment.name)
+            if stored is not None:
+                return WalExtent(segment, segment.name, stored, end)
+        raise removed(own)
 
     def contents(self, extent: WalExtent, start: Lsn) -> Iterator[bytes]:
         skip = start - extent.segment.start
@@ -77,6 +76,13 @@ class LiveWal(SentWal):
                     raise removed(extent.segment)
                 yield chunk
                 left -= len(chunk)
+
+    def _take(self, position: WalPosition) -> None:
+        """See how far the timeline is, or where the server has left it. Raises: ClientError."""
+        if position.timeline != self._history.timeline:
+            self._history = self._server.history(position.timeline)
+        self.switch, self.next_timeline = left(self._history, self.timeline)
+        self.flushed = max(self.flushed, position.lsn) if self.switch is None else self.switch
 
     def _path(self, segment: Segment) -> Path:
         return Path(self._server.path, PG_WAL, segment.name)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pgbackup.errors import ClientError
+from pgbackup.pg.history import TimelineHistory
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 
 
@@ -78,6 +79,28 @@ class SentWal:
     def is_over(self, lsn: Lsn) -> bool:
         """Tell whether the timeline was left at or before a position."""
         return self.switch is not None and lsn >= self.switch
+
+
+def left(history: TimelineHistory, timeline: Timeline) -> tuple[Lsn | None, Timeline | None]:
+    """Where a history leaves a timeline, and for which; None for its own. Raises: ClientError."""
+    if history.timeline == timeline:
+        return None, None
+    lines = [*(entry.timeline for entry in history.entries), history.timeline]
+    if timeline not in lines:
+        raise not_in_history(timeline)
+    return history.switch_from(timeline), lines[lines.index(timeline) + 1]
+
+
+def holders(segment: Segment, switch: Lsn | None, history: TimelineHistory) -> Iterator[Segment]:
+    """The segments that hold the bytes to be sent of one, the one that a server reads first.
+
+    switch: where the history leaves the timeline of the segment.
+    """
+    if switch is not None and switch < segment.end:
+        for timeline in (*(entry.timeline for entry in history.entries), history.timeline):
+            if timeline > segment.timeline:
+                yield Segment(timeline, segment.number, segment.size)
+    yield segment
 
 
 def removed(segment: Segment) -> ClientError:

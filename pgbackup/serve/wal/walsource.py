@@ -17,7 +17,14 @@ from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalFileKind, WalPosition
 from pgbackup.replication.published import PositionsReader, ReceiverPositions
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
-from pgbackup.serve.wal.sentwal import SentWal, WalExtent, not_in_history, removed
+from pgbackup.serve.wal.sentwal import (
+    SentWal,
+    WalExtent,
+    holders,
+    left,
+    not_in_history,
+    removed,
+)
 from pgbackup.serve.wal.tailwal import TailWal
 
 _PARTIAL = ".partial"
@@ -137,15 +144,7 @@ class WalSource(SentWal):
                 yield chunk
 
     def _files(self, segment: Segment) -> Iterator[Segment]:
-        """The segments that hold the bytes to be sent of one, the one that a server reads first."""
-        if self._left_at is None or self._left_at >= segment.end:
-            yield segment
-            return
-        for entry in self.history.entries:
-            if entry.timeline > self.timeline:
-                yield Segment(entry.timeline, segment.number, segment.size)
-        yield Segment(self.history.timeline, segment.number, segment.size)
-        yield segment
+        return holders(segment, self._left_at, self.history)
 
     def _limited(self, end: Lsn) -> Lsn:
         return min(each for each in (end, self._left_at, self.end) if each is not None)
@@ -155,19 +154,10 @@ class WalSource(SentWal):
 
         Raises: ClientError.
         """
-        self._left_at, self.next_timeline = self._left(self.history)
+        self._left_at, self.next_timeline = left(self.history, self.timeline)
         self.switch = self._left_at
         if self.end is not None:
             self.switch = self.next_timeline = None
-
-    def _left(self, history: TimelineHistory) -> tuple[Lsn | None, Timeline | None]:
-        """Where a history leaves our timeline, and for which. Raises: ClientError."""
-        if history.timeline == self.timeline:
-            return None, None
-        lines = [*(entry.timeline for entry in history.entries), history.timeline]
-        if self.timeline not in lines:
-            raise not_in_history(self.timeline)
-        return history.switch_from(self.timeline), lines[lines.index(self.timeline) + 1]
 
     def _begin_of_timeline(self) -> Lsn:
         """Where it parted from its own parent."""

@@ -1,6 +1,7 @@
 """The WAL of a data directory, as far as its server has flushed it, and what is archived of it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pgbackup.storage.memory import MemoryStorage
 from tests.archiving.test_servers import switch
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.interop.twotimelines import fail_over
 from tests.repo.samples import MIB
 
 
@@ -23,8 +25,8 @@ def server(cluster_factory: ClusterFactory) -> Cluster:
     return cluster_factory(15, as_caller=True)
 
 
-@pytest.fixture
-def live(server: Cluster) -> Iterator[LiveServer]:
+@contextmanager
+def asked(server: Cluster) -> Iterator[LiveServer]:
     def connect() -> LibpqTransport:
         transport = LibpqTransport()
         transport.connect(server.conninfo("postgres"), "test", replicates=False)
@@ -33,6 +35,12 @@ def live(server: Cluster) -> Iterator[LiveServer]:
     made = LiveServer(str(server.pgdata), connect)
     yield made
     made.close()
+
+
+@pytest.fixture
+def live(server: Cluster) -> Iterator[LiveServer]:
+    with asked(server) as made:
+        yield made
 
 
 @pytest.fixture
@@ -112,3 +120,52 @@ def test_a_server_that_was_killed_is_told_of(server: Cluster, live: LiveServer) 
     server.stop("immediate")
     with pytest.raises(ServerError, match="could not ask the server of the data directory"):
         live.position()
+
+
+@pytest.mark.parametrize("major", [13, 18])
+def test_a_timeline_ends_where_the_server_leaves_it(
+    cluster_factory: ClusterFactory, major: int
+) -> None:
+    """A standby that is promoted, and one that follows it: its control file is late to say so."""
+    primary = cluster_factory(major, as_caller=True)
+    place = primary.pgdata.parent
+    with primary.standby(place / "heir") as heir, primary.standby(place / "follower") as follower:
+        heir.start()
+        follower.start()
+        with asked(heir) as of_heir, asked(follower) as of_follower:
+            lives = (of_heir, of_follower)
+            archive = (
+                Repository.open(MemoryStorage(), create=True).cluster(of_heir.system()).archive
+            )
+            primary.sql("CREATE TABLE t AS SELECT generate_series(1, 10)")
+            streams = [LiveWal(each, archive, MIB) for each in lives]
+            fail_over(primary, heir)
+            follower.configure({"primary_conninfo": heir.conninfo()})
+            follower.reload()
+            heir.sql("CREATE TABLE u AS SELECT generate_series(1, 10)")
+            end = heir.sql("SELECT pg_current_wal_flush_lsn()::text")[0][0]
+            follower.poll_until(f"SELECT pg_last_wal_replay_lsn() >= '{end}'", timeout=60)
+            assert [each.position().timeline for each in lives] == [2, 2]
+            switch = of_heir.history(Timeline(2)).entries[0].switch
+            opened = [LiveWal(each, archive, MIB, Timeline(1)) for each in lives]
+            for wal in (*streams, *opened):
+                start = Segment.containing(Timeline(1), switch, MIB).start
+                content = read_on(wal, start)
+                assert len(content) == switch - start
+                assert (
+                    content
+                    == path_of(heir, Segment(Timeline(2), start // MIB, MIB)).read_bytes()[
+                        : len(content)
+                    ]
+                )
+                assert wal.is_over(switch)
+                assert (wal.switch, wal.next_timeline) == (switch, 2)
+            assert LiveWal(of_follower, archive, MIB).flushed > switch
+
+
+def read_on(wal: LiveWal, start: Lsn) -> bytes:
+    """From a position to the end of the timeline."""
+    found = b""
+    while wal.find(Lsn(start + len(found))) is not None:
+        found += read(wal, Lsn(start + len(found)))
+    return found
