@@ -71,7 +71,7 @@ class WalSender:
         self._slot: HeldSlot | None = None
         self._sent = Lsn(0)
         self._status = StandbyStatus(Lsn(0), Lsn(0), Lsn(0), 0, reply_requested=False)
-        self._heard = time.monotonic()
+        self._heard = self._asked = time.monotonic()
         self._has_asked = False
         self._is_done = False
         self._last: int | None = None
@@ -182,15 +182,20 @@ class WalSender:
     def _keepalive(self, *, reply: bool = False) -> None:
         payload = keepalive(self._sent, reply=reply)
         self._connection.send(backend.copy_data_header(len(payload)), payload)
-        self._has_asked |= reply
+        if reply:
+            self._has_asked, self._asked = True, time.monotonic()
 
     def _watch_client(self) -> None:
-        """Ask a client that has been silent for long. Raises: ConnectionFailed."""
-        silence = time.monotonic() - self._heard
-        if silence > TIMEOUT:
-            raise ConnectionFailed(f"the client said nothing for {TIMEOUT:g} s")
-        if silence > TIMEOUT / 2 and not self._has_asked:
-            self._keepalive(reply=True)
+        """Ask a client that has been silent for long; it may have nothing to say until it is asked.
+
+        Raises: ConnectionFailed if it has not answered.
+        """
+        now = time.monotonic()
+        if not self._has_asked:
+            if now - self._heard > TIMEOUT / 2:
+                self._keepalive(reply=True)
+        elif now - self._asked > TIMEOUT / 2:
+            raise ConnectionFailed(f"the client said nothing for {now - self._heard:.0f} s")
 
     def _await_copy_done(self) -> None:
         while not self._is_done:

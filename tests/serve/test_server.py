@@ -32,6 +32,7 @@ from pgbackup.replication.transport import (
 from pgbackup.repo import layout
 from pgbackup.repo.record import ChecksumFailures
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.serve import walsender
 from pgbackup.serve.entry.listener import UnixListener, user_name
 from pgbackup.serve.entry.users import Right, User
 from pgbackup.serve.offer import Offer
@@ -307,6 +308,23 @@ def test_who_waits_within_a_copy_can_be_woken(transport: LibpqTransport, made: S
     transport.send(standby_status(last.end, last.end, Lsn(0), reply=True))
     assert isinstance(transport.receive(None, wake), memoryview)
     os.close(wake)
+
+
+def test_nobody_is_given_up_who_was_not_asked(
+    transport: LibpqTransport, made: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pg_receivewal with --status-interval=0, when it has caught up after more than a minute."""
+    monkeypatch.setattr(walsender, "TIMEOUT", 0.0)
+    first, *_, last = made.segments
+    begin_stream(transport, first.start)
+    receive_wal(transport, first.start, last.end)
+    event = client.expect_event(transport, 30)
+    assert isinstance(event, memoryview)
+    question = parse_stream_message(event)
+    assert isinstance(question, Keepalive)
+    assert question.reply_requested
+    with pytest.raises(ConnectionFailed):
+        client.expect_event(transport, 30)
 
 
 def with_second_timeline(made: Sample) -> tuple[Sample, Lsn]:
