@@ -95,22 +95,33 @@ class Handler:
         if message.kind == frontend.QUERY:
             return self._query(message.body)
         if message.kind in frontend.EXTENDED_QUERY:
-            self._refuse_extended_query()
+            self._refuse("extended query protocol")
+            return self._skip_to_sync()
+        if message.kind == frontend.FUNCTION_CALL:
+            self._refuse("fastpath function calls")
+            self._connection.send(backend.ready_for_query())
         elif message.kind == frontend.SYNC:
             self._connection.send(backend.ready_for_query())
         elif message.kind == frontend.PASSWORD:
             raise ClientError("invalid frontend message type 112", sqlstate="08P01")
         return True
 
-    def _refuse_extended_query(self) -> None:
-        """Skip what belongs to it. Source: postgres.c, PostgresMain (PostgreSQL 18)"""
-        error = ClientError(
-            "extended query protocol not supported in a replication connection", sqlstate="08P01"
-        )
-        self._connection.send(backend.error_response(error))
-        while (message := self._next()) is not None and message.kind != frontend.SYNC:
-            continue
-        self._connection.send(backend.ready_for_query())
+    def _refuse(self, what: str) -> None:
+        """Source: postgres.c, forbidden_in_wal_sender (PostgreSQL 18)"""
+        text = f"{what} not supported in a replication connection"
+        self._slots.drop_temporary()
+        self._connection.send(backend.error_response(ClientError(text, sqlstate="08P01")))
+
+    def _skip_to_sync(self) -> bool:
+        """Skip what belongs to an extended query; return whether the client stays.
+
+        Source: postgres.c, PostgresMain (PostgreSQL 18)
+        """
+        while (message := self._next()) is not None:
+            if message.kind == frontend.SYNC:
+                self._connection.send(backend.ready_for_query())
+                return True
+        return False
 
     def _query(self, body: bytes) -> bool:
         """Do a command; return whether another one may come."""
@@ -123,7 +134,7 @@ class Handler:
                 self._attendance.end_command()
             if not goes_on:
                 return False
-        except (ConnectionFailed, Terminated):
+        except (ConnectionFailed, ProtocolViolation, Terminated):
             raise
         except PgbackupError as error:
             self._slots.drop_temporary()
@@ -144,6 +155,7 @@ class Handler:
             case TimelineHistory(timeline):
                 send(results.timeline_history(timeline, offer.history(timeline), offer.major))
             case ReadSlot(name):
+                self._check(Right.WAL, Right.SLOTS)
                 slot = self._slots.read(name)
                 restart = None if slot is None else slot.restart
                 send(results.slot_state(restart, exists=slot is not None))
@@ -187,20 +199,20 @@ class Handler:
         )
         return sender.run(command)
 
-    def _check(self, right: Right) -> None:
-        """Raises: ClientError if the user has not got a right."""
-        if not self._user.may(right, self._offer.cluster.system):
+    def _check(self, *rights: Right) -> None:
+        """Raises: ClientError if the user has got none of some rights."""
+        if not any(self._user.may(right, self._offer.cluster.system) for right in rights):
             raise ClientError(
                 f'permission denied for user "{self._user.name}"',
                 sqlstate="42501",
-                detail=f'The user has not got the right "{right}".',
+                detail=f'The user has not got the right "{rights[0]}".',
             )
 
     def _show(self, name: str) -> None:
-        value = self._offer.settings().get(name)
+        value = self._offer.settings().get(name.lower())
         if value is None:
             raise ClientError(f'unrecognized configuration parameter "{name}"', sqlstate="42704")
-        self._connection.send(results.show(name, value))
+        self._connection.send(results.show(name.lower(), value))
 
     def _create_slot(self, command: CreatePhysicalSlot) -> None:
         self._check(Right.SLOTS)

@@ -121,8 +121,8 @@ class Server:
         connection = guest.connection
         pid = threading.get_native_id()  # of all processes, so that slots tell who uses them
         try:
-            offer = self._offer.asked_for(admitted.startup.settings)
             self._connections.admit(guest, pid)
+            offer = self._offer.asked_for(admitted.startup.settings)
         except PgbackupError as error:
             connection.send(backend.error_response(error, fatal=True))
             raise

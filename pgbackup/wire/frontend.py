@@ -20,8 +20,9 @@ PASSWORD = ord("p")
 QUERY = ord("Q")
 SYNC = ord("S")
 TERMINATE = ord("X")
-EXTENDED_QUERY = frozenset(b"PBEDCF")
-"""Messages of the extended protocol, and function calls; a walsender takes none of them."""
+FUNCTION_CALL = ord("F")
+EXTENDED_QUERY = frozenset(b"PBEDC")
+"""Messages of the extended protocol; a walsender takes none of them, and no function calls."""
 
 MAX_AUTHENTICATION_MESSAGE = 4096
 """Bytes of any message of somebody whom we do not know yet."""
@@ -34,7 +35,7 @@ MAX_OTHER = 10_000
 
 _LIMITS = {
     **dict.fromkeys((COPY_DONE, COPY_FAIL, FLUSH, PASSWORD, SYNC, TERMINATE), MAX_OTHER),
-    **dict.fromkeys((QUERY, *EXTENDED_QUERY), MAX_QUERY),
+    **dict.fromkeys((QUERY, FUNCTION_CALL, *EXTENDED_QUERY), MAX_QUERY),
     COPY_DATA: MAX_COPY_DATA,
 }
 _LENGTH = struct.Struct("!I")

@@ -105,7 +105,9 @@ def parse_standby_message(payload: bytes) -> StandbyStatus | HotStandbyFeedback:
     Raises: ClientError for a short message, ProtocolViolation for an unknown one: after that
         PostgreSQL closes the connection without a word.
     """
-    kind = payload[0] if payload else 0
+    if not payload:
+        raise ClientError("no data left in message", sqlstate="08P01")
+    kind = payload[0]
     if kind not in (STATUS_UPDATE, HOT_STANDBY_FEEDBACK):
         raise ProtocolViolation(f'unexpected message type "{chr(kind)}"')
     try:

@@ -289,6 +289,17 @@ def test_who_comes_when_all_places_are_taken_is_told_so() -> None:
         wait_for(lambda: any(TOO_MANY.decode() in each for each in running.reports))
 
 
+def test_nothing_is_looked_for_that_a_client_asks_for_while_all_places_are_taken() -> None:
+    """What finds a moment reads WAL: it is for as many at a time as are served."""
+    with Running(sample().put(MemoryStorage()), limits=Limits(clients=1)) as running:
+        with running.connected(), connect(running) as second:
+            second.sendall(hello(user_name(), "options", "-c pgbackup.label=none"))
+            assert TOO_MANY in everything(second)
+        with connect(running) as second:
+            second.sendall(hello(user_name(), "options", "-c pgbackup.label=none"))
+            assert b'backup "none" does not exist' in everything(second)
+
+
 def test_a_client_writes_no_lines_into_the_log(running: Running) -> None:
     for name in ("a\nb: \x1b[31m", "x" * 9000, "\x85\u202e"):
         with connect(running) as stream:

@@ -398,6 +398,26 @@ def test_rules_say_who_may_do_what(made: Sample) -> None:
             assert refused(transport, text).sqlstate == "42501"
 
 
+@pytest.mark.parametrize(
+    ("rules", "is_told"),
+    [
+        (User(user_name(), rights=frozenset({Right.WAL})), True),
+        (User(user_name(), rights=frozenset({Right.SLOTS})), True),
+        (User(user_name(), rights=frozenset({Right.BASE_BACKUP})), False),
+        (User(user_name(), clusters=frozenset({SYSTEM + 1})), False),
+    ],
+    ids=["wal", "slots", "base-backup", "elsewhere"],
+)
+def test_what_a_slot_holds_is_told_to_those_who_may_use_it(
+    made: Sample, rules: User, is_told: bool
+) -> None:
+    with Running(stored(made), rules) as running, running.connected() as transport:
+        if is_told:
+            assert client.query(transport, ReadSlot("none"), 3) == (None, None, None)
+        else:
+            assert refused(transport, ReadSlot("none").text(15)).sqlstate == "42501"
+
+
 def test_nobody_else_is_let_in_on_a_unix_socket(running: Running) -> None:
     with pytest.raises(AuthenticationFailed, match="Peer authentication failed"):
         running.connected("somebody_else").__enter__()

@@ -130,5 +130,5 @@ def test_an_unknown_message_of_a_standby_ends_the_connection() -> None:
     for kind in set(range(256)) - {ord("r"), ord("h")}:
         with pytest.raises(ProtocolViolation, match="unexpected message type"):
             parse_standby_message(bytes([kind]) + bytes(40))
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ClientError, match="no data left in message"):
         parse_standby_message(b"")
