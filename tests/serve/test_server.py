@@ -315,16 +315,17 @@ def test_nobody_is_given_up_who_was_not_asked(
 ) -> None:
     """As pg_receivewal with --status-interval=0, when it has caught up after more than a minute."""
     monkeypatch.setattr(walsender, "TIMEOUT", 0.0)
-    first, *_, last = made.segments
-    begin_stream(transport, first.start)
-    receive_wal(transport, first.start, last.end)
-    event = client.expect_event(transport, 30)
-    assert isinstance(event, memoryview)
-    question = parse_stream_message(event)
-    assert isinstance(question, Keepalive)
-    assert question.reply_requested
+    begin_stream(transport, next(iter(made.segments)).start)
+    asked: list[bool] = []
     with pytest.raises(ConnectionFailed):
-        client.expect_event(transport, 30)
+        listen_to_questions(transport, asked)
+    assert any(asked)
+
+
+def listen_to_questions(transport: LibpqTransport, asked: list[bool]) -> None:
+    while isinstance(event := client.expect_event(transport, 30), memoryview):
+        message = parse_stream_message(event)
+        asked.append(isinstance(message, Keepalive) and message.reply_requested)
 
 
 def with_second_timeline(made: Sample) -> tuple[Sample, Lsn]:
