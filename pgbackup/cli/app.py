@@ -84,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
         _report(interrupted, as_json="--json" in arguments)
         return interrupted.exit_code
     except TyperException as error:
-        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        message = " ".join(error.format_message().split())
+        message = message.rstrip(".").replace("Value error, ", "")
         mistake = UsageError(message[:1].lower() + message[1:], hint=_help_hint(arguments))
         _report(mistake, as_json="--json" in arguments)
         return mistake.exit_code

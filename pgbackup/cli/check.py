@@ -36,7 +36,11 @@ def check(
     slot: Annotated[
         str | None,
         typer.Option(
-            "--slot", "-S", metavar="NAME", help="Replication slot that keeps WAL for us."
+            "--slot",
+            "-S",
+            metavar="NAME",
+            callback=options.checked_slot,
+            help="Replication slot that keeps WAL for us.",
         ),
     ] = None,
     max_backup_age: Annotated[

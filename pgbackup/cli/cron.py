@@ -38,6 +38,7 @@ def cron(
             "--slot",
             "-S",
             metavar="NAME",
+            callback=options.checked_slot,
             help="Replication slot that keeps WAL for us; made if missing.",
         ),
     ] = None,

@@ -90,6 +90,13 @@ def parse_system(system: str | None) -> int | None:
     return identifier
 
 
+def checked_slot(name: str | None) -> str | None:
+    """The name of a replication slot, for typer to ask. Raises: UsageError."""
+    if name is not None:
+        layout.check_slot_name(name)
+    return name
+
+
 def wants_progress(progress: bool, quiet: bool) -> bool | None:
     """What a ProgressBar needs to know."""
     if quiet:

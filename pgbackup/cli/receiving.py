@@ -25,7 +25,13 @@ from pgbackup.repo.repository import Repository
 
 Slot = Annotated[
     str | None,
-    typer.Option("--slot", "-S", metavar="NAME", help="Replication slot that keeps WAL for us."),
+    typer.Option(
+        "--slot",
+        "-S",
+        metavar="NAME",
+        callback=options.checked_slot,
+        help="Replication slot that keeps WAL for us.",
+    ),
 ]
 CreateSlot = Annotated[
     bool, typer.Option("--create-slot", "-C", help="Create the slot of -S first.")

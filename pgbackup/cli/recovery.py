@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pgbackup.cli import options
 from pgbackup.cli.output import format_time
 from pgbackup.restore.decide import Decision
 from pgbackup.restore.moment import format_moment
@@ -53,7 +54,13 @@ Standby = Annotated[
 ]
 Slot = Annotated[
     str | None,
-    typer.Option("--slot", "-S", metavar="NAME", help="The standby's slot on its primary."),
+    typer.Option(
+        "--slot",
+        "-S",
+        metavar="NAME",
+        callback=options.checked_slot,
+        help="The standby's slot on its primary.",
+    ),
 ]
 
 

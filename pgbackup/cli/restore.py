@@ -15,6 +15,7 @@ from pgbackup.cli.output import (
     say,
     say_warning,
 )
+from pgbackup.restore.apart import check_apart
 from pgbackup.restore.archivesetting import archiving_warning
 from pgbackup.restore.decide import Decision, Wishes, decide, restore_command
 from pgbackup.restore.plan import RestorePlan, plan_restore
@@ -121,6 +122,7 @@ def restore(
         delta=delta,
     )
     if plan:
+        check_apart(decided, cluster.storage.features.local_path)
         _print_plan(decided, decision, as_json=json)
         return
     with progress_bar("restore", options.wants_progress(progress, quiet)) as bar:

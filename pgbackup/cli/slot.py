@@ -43,7 +43,11 @@ def slot(
     action: Annotated[Action, typer.Argument(help="What to do.")],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of the slot; show with -B: all without it."),
+        typer.Argument(
+            metavar="NAME",
+            callback=options.checked_slot,
+            help="Name of the slot; show with -B: all without it.",
+        ),
     ] = None,
     *,
     host: connection.Host = None,

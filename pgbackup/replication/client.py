@@ -179,7 +179,7 @@ def drop_slot(transport: Transport, name: str, *, wait: bool = False) -> None:
         expect_end(transport, ANSWER_LIMIT)
     except ServerError as error:
         if error.sqlstate == UNDEFINED_OBJECT:
-            raise no_slot(name) from error
+            raise NotFound(no_slot(name).message) from error  # who drops it wants none
         if error.sqlstate == OBJECT_IN_USE:
             raise Locked(
                 f'could not drop replication slot "{name}": {error.message}',

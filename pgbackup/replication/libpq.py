@@ -7,6 +7,7 @@ memory until the caller has copied it once.
 """
 
 import os
+import re
 import select
 
 import psycopg
@@ -40,6 +41,10 @@ OLDEST_MAJOR = 13
 _LAST_WORDS = ("FATAL", "PANIC")
 """Severities after which the server closes the connection."""
 
+_HOST_FAILURE = r"\n- host: [^\n]*?, hostaddr: (?:None|'[^'\n]*'): "
+"""What psycopg writes before each of several hosts' reasons."""
+_PREFIX = r"^connection (?:failed|is bad): "
+
 _AUTHENTICATION_TEXTS = {
     "password authentication failed": "Check the password in ~/.pgpass or PGPASSFILE, or give -W.",
     "no password supplied": "Put the password into ~/.pgpass or PGPASSFILE, or give -W.",
@@ -50,6 +55,7 @@ _AUTHENTICATION_TEXTS = {
     "must be superuser or replication role": "Run: ALTER ROLE {user} REPLICATION;",
     "permission denied to start WAL sender": "Run: ALTER ROLE {user} REPLICATION;",
     "certificate": "Check sslrootcert, sslcert and sslkey here, and the server's certificate.",
+    'database "': "Check the database name (-d or PGDATABASE).",
     "does not exist": "Check the user name (-U) and the server (-h, -p).",
     "authentication failed": "Check pg_hba.conf of the server.",
 }
@@ -124,6 +130,8 @@ class LibpqTransport:
             connection = psycopg.connect(build_conninfo(settings), autocommit=True)
         except psycopg.Error as error:
             raise _connect_error(str(error), settings.get("user", "")) from error
+        except UnicodeError as error:  # of the host, on its way to the resolver
+            raise _connect_error(f"failed to resolve host: {error}", "") from error
         self._connection = connection
         self._copy = self._pending = None
         connection.add_notice_handler(self._note)
@@ -293,12 +301,19 @@ def _result_set(result: pq.abc.PGresult) -> ResultSet:
     return ResultSet(columns, rows)
 
 
+def _plain_reason(text: str) -> str:
+    """One reason in one line, without libpq's guess at what is behind it."""
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]
+    return re.sub(_PREFIX, "", " ".join(" ".join(lines).split())).rstrip(".")
+
+
 def _connect_error(text: str, user: str) -> ConnectionFailed:
     detail: str | None = None
-    if "\n- " not in text:  # else it is a list of hosts, each with its own reason
-        text, _, rest = text.partition("DETAIL:")
+    first, *hosts = re.split(_HOST_FAILURE, text)
+    if not hosts:
+        first, _, rest = first.partition("DETAIL:")
         detail = " ".join(rest.split()) or None
-    reason = " ".join(text.split()).removeprefix("connection failed: ").rstrip(".")
+    reason = "; ".join(map(_plain_reason, hosts or [first]))
     message = f"could not connect to the server: {reason}"
     for fragment, hint in _AUTHENTICATION_TEXTS.items():
         if fragment in reason:

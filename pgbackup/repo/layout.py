@@ -109,9 +109,17 @@ def slot_object(system: int, name: str) -> str:
 
 def slot_lock(system: int, name: str) -> str:
     """The lock that the one client which uses a slot holds. Raises: UsageError."""
+    return slots_folder(system) + check_slot_name(name)
+
+
+def check_slot_name(name: str) -> str:
+    """Return the name. Raises: UsageError."""
     if not is_slot_name(name):
-        raise UsageError(f'"{name}" is not the name of a replication slot')
-    return slots_folder(system) + name
+        raise UsageError(
+            f'"{name}" is not the name of a replication slot',
+            hint="It has 1 to 63 lower case letters, digits and underscores.",
+        )
+    return name
 
 
 def is_slot_name(name: str) -> bool:

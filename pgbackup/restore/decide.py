@@ -90,7 +90,7 @@ def decide(
     recovery = Recovery(
         wishes.target,
         action=wishes.action or TargetAction.PAUSE,
-        restore_command=wishes.restore_command or wishes.own_command,
+        restore_command=_command(wishes),
         is_standby=wishes.is_standby,
         primary=wishes.primary,
         keep_standby_signal=wishes.keep_standby_signal,
@@ -105,6 +105,10 @@ def decide(
     if wishes.is_standby and not isinstance(wishes.timeline, Timeline):
         timeline = LATEST_TIMELINE  # that of its primary, whatever it will be
     return Decision(choice.route.record, replace(recovery, timeline=timeline), choice)
+
+
+def _command(wishes: Wishes) -> str:
+    return wishes.own_command if wishes.restore_command is None else wishes.restore_command
 
 
 def _completed(wishes: Wishes) -> Wishes:

@@ -40,7 +40,7 @@ def parse_moment(text: str, local: tzinfo | None = None) -> datetime:
         raise _unusable(text, str(error)) from None
     try:
         return _instant(text, naive, (match["zone"] or "").strip(), local)
-    except OverflowError:
+    except (OverflowError, ValueError):
         raise _unusable(text, "it is beyond the calendar") from None
 
 
@@ -104,18 +104,18 @@ def _only(text: str, naive: datetime, readings: list[datetime], zone: str) -> da
         raise _unusable(text, f"the clocks of {zone} passed over it", naive)
     one, two = (_option(each) for each in readings)
     raise UsageError(
-        f'could not use target time "{text}": the clocks of {zone} showed it twice',
+        f'could not use time "{text}": the clocks of {zone} showed it twice',
         hint=f"Type {one} for the first time, {two} for the second.",
     )
 
 
 def _option(moment: datetime) -> str:
-    return f'--target-time "{format_moment(moment)}"'
+    return f'"{format_moment(moment)}"'
 
 
 def _unusable(text: str, reason: str, naive: datetime | None = None) -> UsageError:
     example = naive or datetime(2026, 11, 22, 16, 42)  # noqa: DTZ001
     return UsageError(
-        f'could not use target time "{text}": {reason}',
-        hint=f'Type it with its distance from UTC, as in --target-time "{example}+00".',
+        f'could not use time "{text}": {reason}',
+        hint=f'Type it with its distance from UTC, as in "{example}+00".',
     )

@@ -28,6 +28,7 @@ from pgbackup.pg.manifest import Manifest, ManifestFile
 from pgbackup.pg.tar import DIRECTORY, FILE, padding
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
+from pgbackup.restore.apart import check_apart
 from pgbackup.restore.delta import Amount, DeltaCounts, Keeper
 from pgbackup.restore.extract import LEFT_OUT, Extractor, Rules, Site
 from pgbackup.restore.ground import grounds_of
@@ -78,6 +79,7 @@ def run_restore(
 
     Raises: NotFound, Refused, Locked, CorruptData, WalGap, StorageError, PgbackupError.
     """
+    check_apart(plan, cluster.storage.features.local_path)
     with cluster.catalog.reading(plan.record.label, "restore"):
         return _run(plan, cluster, jobs, meter, filesystem or FileSystem())
 

@@ -81,8 +81,11 @@ class Recovery:
                 "could not use a connection or a slot: they are for a standby",
                 hint="Type --standby (-R) to get one.",
             )
-        if self.restore_command is not None and {"\n", "\r", "\0"} & set(self.restore_command):
-            raise UsageError("could not use the restore command: it has more than one line")
+        if self.restore_command is not None:
+            if not self.restore_command.strip():
+                raise UsageError("could not use the restore command: it is empty")
+            if {"\n", "\r", "\0"} & set(self.restore_command):
+                raise UsageError("could not use the restore command: it has more than one line")
 
     @property
     def signal(self) -> str | None:

@@ -17,7 +17,7 @@ from tests.cli.program import TIMEOUT, Answer, checked, environment
 
 Case = tuple[Path, Sequence[object]]
 """The current directory of a run, and its words."""
-LONGEST = 60
+LONGEST = 20
 """Seconds after which one run counts as hanging."""
 
 

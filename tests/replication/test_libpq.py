@@ -298,6 +298,25 @@ def test_an_unknown_host_is_named_as_such() -> None:
     assert error.hint == "Check the host name (-h or PGHOST)."
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a..b", "a" * 64 + ".invalid"])
+def test_a_host_that_no_resolver_knows_how_to_ask_for(name: str) -> None:
+    assert failure(f"host={name}").hint == "Check the host name (-h or PGHOST)."
+
+
+def test_of_several_hosts_each_is_named_with_its_reason(tmp_path: Path) -> None:
+    error = failure(f"host={tmp_path}/a,{tmp_path}/b port=1,2")
+    assert error.message == "could not connect to the server: " + "; ".join(
+        f'connection to server on socket "{tmp_path}/{name}" failed: No such file or directory'
+        for name in ("a/.s.PGSQL.1", "b/.s.PGSQL.2")
+    )
+
+
+def test_an_unknown_database_is_no_unknown_role(server: Cluster) -> None:
+    with pytest.raises(ConnectionFailed, match='database "nothing" does not exist') as caught:
+        LibpqTransport().connect(server.conninfo(dbname="nothing"), "", replicates=False)
+    assert caught.value.hint == "Check the database name (-d or PGDATABASE)."
+
+
 def test_a_port_nobody_listens_on_is_named_as_such() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -308,6 +327,11 @@ def test_a_port_nobody_listens_on_is_named_as_such() -> None:
 
 def test_a_socket_that_is_not_there_is_named_as_such(tmp_path: Path) -> None:
     error = failure(f"host={tmp_path} port=5432")
+    socket_file = f"{tmp_path}/.s.PGSQL.5432"
+    assert error.message == (
+        "could not connect to the server:"
+        f' connection to server on socket "{socket_file}" failed: No such file or directory'
+    )
     assert "with -h and its port with -p" in str(error.hint)
 
 

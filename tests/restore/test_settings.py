@@ -125,6 +125,7 @@ def test_at_most_one_target_is_set_and_no_other_follows_it(kind: str, major: int
         (Recovery(is_standby=True, keep_standby_signal=True), "--keep-standby-signal"),
         (Recovery(primary=PRIMARY), "they are for a standby"),
         (Recovery(LATEST, restore_command="a\nb"), "more than one line"),
+        (Recovery(LATEST, restore_command=" "), "it is empty"),
     ],
 )
 def test_wishes_that_exclude_each_other_are_refused(recovery: Recovery, reason: str) -> None:
