@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from pgbackup.archiving.command import ABSENT, DELIVERED, UNKNOWN
+from pgbackup.repo.archive import WalArchive
 from tests.archiving.serverdir import (
     MIB,
     OTHER_SYSTEM,
@@ -152,6 +153,48 @@ def test_whatever_keeps_us_from_knowing_stops_recovery(
     assert server.get(FIRST.name) == UNKNOWN
     assert "could not" in capfd.readouterr().err
     assert not server.restored.exists()
+
+
+@pytest.mark.parametrize(
+    "cause", ["no repository", "no WAL folder", "another cluster only", "another segment size"]
+)
+@pytest.mark.usefixtures("archive")
+def test_a_history_file_is_absent_only_where_that_can_be_known(
+    server: ServerDirectory, cause: str
+) -> None:
+    """Recovery would take the timeline that it is on for the newest."""
+    break_it(server, cause)
+    assert server.get(HISTORY) == UNKNOWN
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_server_of_another_segment_size_gets_nothing(
+    server: ServerDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where names mean other places, a missing one means nothing."""
+    record = server.system / "cluster.json"
+    record.write_text(record.read_text().replace("1048576", "2097152"))
+    assert server.get(SECOND.name) == UNKNOWN
+    assert "2097152 bytes, those of this server 1048576" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_repository_that_took_the_place_of_another_proves_nothing(
+    server: ServerDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a file system is mounted over it between two looks."""
+    identity = server.repo / "pgbackup.json"
+    find = WalArchive.find
+
+    def replaced(self: WalArchive, name: str) -> str | None:
+        found = find(self, name)
+        text = identity.read_text()
+        at = text.index("repository_id") + 17
+        identity.write_text(text[:at] + "0" * 32 + text[at + 32 :])
+        return found
+
+    monkeypatch.setattr(WalArchive, "find", replaced)
+    assert server.get(SECOND.name) == UNKNOWN
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -396,6 +439,15 @@ def test_a_timeline_that_parted_elsewhere_is_not_in_its_place(server: ServerDire
     (server.archive / "00000003.history").write_text("1\t0/140000\tno reason\n")
     (server.archive / segment(2, 3).name).write_bytes(segment_data(segment(2, 3)))
     assert server.get(segment(2, 2).name, "--partial") == DELIVERED
+
+
+@pytest.mark.usefixtures("archive")
+def test_of_a_timeline_without_history_nobody_knows_where_it_parted(
+    server: ServerDirectory,
+) -> None:
+    receive(server, UNFINISHED)
+    (server.archive / segment(2, 2).name).write_bytes(segment_data(segment(2, 2)))
+    assert server.get(SECOND.name, "--partial") == ABSENT
 
 
 @pytest.mark.parametrize(

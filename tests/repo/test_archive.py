@@ -414,10 +414,12 @@ class SyncFailing(FileSystem):
 
     def __init__(self) -> None:
         self.syncs = 0
+        self.synced: list[str] = []
         self.is_failing = False
 
     def fsync(self, fd: int) -> None:
         self.syncs += 1
+        self.synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         if self.is_failing:
             raise OSError(5, "Input/output error")
         super().fsync(fd)
@@ -433,6 +435,24 @@ def test_the_same_content_again_is_made_durable_again(tmp_path: Path) -> None:
     filesystem.is_failing = True
     with pytest.raises(StorageError):
         push(archive, CONTENT, None)
+
+
+@pytest.mark.parametrize("second", LEVELS)
+@pytest.mark.parametrize("first", LEVELS)
+def test_what_a_faster_writer_stored_is_made_durable_before_the_slower_succeeds(
+    tmp_path: Path, first: int | None, second: int | None
+) -> None:
+    filesystem = SyncFailing()
+    archive = WalArchive(LocalStorage(tmp_path), SYSTEM)
+    slower = WalArchive(LocalStorage(tmp_path, filesystem=filesystem), SYSTEM)
+    with slower.segment_writer(SEGMENT, second) as slow:
+        slow.write(CONTENT)
+        push(archive, CONTENT, first)
+        filesystem.synced.clear()
+        slow.commit()
+    stored = slower.find(NAME)
+    assert stored is not None
+    assert filesystem.synced.count(str(tmp_path / stored)) == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from pgbackup.errors import Conflict, Locked, NotFound, StorageError, UsageError
 from pgbackup.repo import layout
 from pgbackup.repo.catalog import Catalog
 from pgbackup.repo.record import encode_record
-from pgbackup.storage.api import Storage
+from pgbackup.storage.api import Lock, Storage
 from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
+from pgbackup.storage.memory import MemoryStorage
 from tests.repo.samples import NOON, SYSTEM, record
 
 FIRST, SECOND, THIRD = "20261122T120000F", "20261122T130000I", "20261123T120000F"
@@ -220,11 +222,13 @@ class BreakingFileSystem(FileSystem):
         super().unlink(path, dir_fd=dir_fd)
 
 
-@pytest.mark.parametrize("survivors", range(4))
+@pytest.mark.parametrize("survivors", range(6))
 def test_a_removal_that_breaks_off_leaves_a_whole_backup_or_none(
     tmp_path: Path, survivors: int
 ) -> None:
     storage = LocalStorage(tmp_path)
+    for name in ("16384.tar.zst", f"{0:024X}.partial"):  # listed before the record
+        storage.create(layout.backup_folder(SYSTEM, FIRST) + name, b"x")
     add(storage, FIRST)
     whole = objects(storage)
     breaking = LocalStorage(tmp_path, filesystem=BreakingFileSystem(survivors))
@@ -238,6 +242,53 @@ def test_a_removal_that_breaks_off_leaves_a_whole_backup_or_none(
         assert list(catalog.list()) == []
         assert list(catalog.clean_unfinished()) == [FIRST]
     assert objects(storage) == []
+
+
+class Meanwhile(MemoryStorage):
+    """Somebody else does something right before a lock is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happens: Callable[[], object] | None = None
+
+    def lock(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        self._happen()
+        return super().lock(name, owner)
+
+    def lock_shared(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        self._happen()
+        return super().lock_shared(name, owner)
+
+    def _happen(self) -> None:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+
+
+def test_a_backup_that_is_finished_at_this_moment_is_not_cleaned_away() -> None:
+    storage = Meanwhile()
+    catalog = Catalog(storage, SYSTEM)
+    fill(storage, FIRST)
+    storage.happens = lambda: catalog.put(record(FIRST))
+    assert catalog.clean_unfinished() == []
+    assert catalog.list() == [record(FIRST)]
+    assert len(objects(storage)) == 4
+
+
+def test_a_label_whose_folder_is_filled_at_this_moment_is_not_used() -> None:
+    storage = Meanwhile()
+    storage.happens = lambda: fill(storage, FIRST)
+    with Catalog(storage, SYSTEM).begin("full", NOON) as label:
+        assert layout.label_time(label) > layout.label_time(FIRST)
+
+
+def test_a_backup_that_is_removed_at_this_moment_is_not_read() -> None:
+    storage = Meanwhile()
+    add(storage, FIRST)
+    catalog = Catalog(storage, SYSTEM)
+    storage.happens = lambda: catalog.remove(FIRST)
+    with pytest.raises(NotFound), catalog.reading(FIRST, "restore"):
+        raise AssertionError
 
 
 SCRIPT = """

@@ -177,6 +177,22 @@ def test_an_index_with_a_harmless_name_for_a_hostile_one_is_refused(tmp_path: Pa
     assert (tmp_path / "home" / "user" / ".bashrc").read_text() == "safe"
 
 
+def test_a_file_that_is_something_else_than_the_index_says_is_refused(tmp_path: Path) -> None:
+    """Or it would be missing without a word."""
+    made = sample()
+    made.compressed = False
+    storage = MemoryStorage()
+    cluster = made.put(storage)
+    name = layout.backup_folder(SYSTEM, LABEL) + "base.tar"
+    data = bytearray(storage.read(name))
+    at = data.index(b"base/1/empty\0")
+    data[at : at + 512] = directory("base/1/empty").encode()
+    rewrite(storage, name, bytes(data))
+    with pytest.raises(CorruptData, match="could not use the index"):
+        restore(cluster, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_directory_replaced_by_a_link_while_restoring_is_not_followed(tmp_path: Path) -> None:
     """As a local attacker with the rights of the same user would."""
     canary(tmp_path)

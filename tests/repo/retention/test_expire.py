@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from pgbackup.repo.retention import expire as expire_module
 from pgbackup.repo.retention.expire import plan_expire, run_expire
 from pgbackup.repo.retention.policy import Policy
 from pgbackup.repo.slots import Slot, put_slot
-from pgbackup.storage.api import Storage
+from pgbackup.storage.api import Lock, Storage
 from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
+from pgbackup.storage.memory import MemoryStorage
 from tests.cli.program import ROOT, environment
 from tests.repo.retention.expiring import (
     KEEP_ONE,
@@ -98,6 +100,26 @@ def test_a_pinned_backup_stays_alone_with_its_own_wal(cluster: ClusterRepository
     cluster.archive.delete(segment(0).name)
     (hole,) = read_inventory(cluster).gaps().holes
     assert str(hole) == segment(0).name
+
+
+class Held(MemoryStorage):
+    """A backup is held just when it is to be removed, and neither before nor after that."""
+
+    def lock(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
+        if name == layout.backup_lock(SYSTEM, FIRST):
+            raise Locked("it is being restored")
+        return super().lock(name, owner)
+
+
+def test_a_backup_that_could_not_be_removed_keeps_its_wal() -> None:
+    cluster = make_cluster(Held())
+    for number in range(3):
+        add_backup(cluster, number)
+    outcome = run_expire(cluster, KEEP_ONE, day(3))
+    assert outcome.backups == (SECOND,)
+    assert outcome.notes == ("it is being restored",)
+    assert labels(cluster) == [FIRST, THIRD]
+    assert wal(cluster) == [*range(3 * SEGMENTS)]
 
 
 def test_wal_that_a_slot_holds_stays(cluster: ClusterRepository) -> None:

@@ -270,6 +270,13 @@ def test_with_pitr_days_older_backups_stand_alone() -> None:
     assert kept == {12, 14, 16, 17, 18, 19}
 
 
+def test_a_backup_that_was_under_way_when_the_pitr_days_begin_is_no_base_of_them() -> None:
+    world = daily(6)
+    assert kept_days(world, Policy(pitr_days=2)) == [3, 4, 5]
+    world.backups[3].finished = world.now - 2 * DAY + 1
+    assert kept_days(world, Policy(pitr_days=2)) == [2, 3, 4, 5]
+
+
 def test_without_any_backup_all_wal_stays() -> None:
     world = daily(3)
     there = replace(holdings_of(world), records=[])
