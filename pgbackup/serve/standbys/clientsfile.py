@@ -3,7 +3,7 @@
 A small file that is replaced when something has changed, at most every INTERVAL, by a thread of the
 server. Who is killed leaves it: whether it counts, the lock of the process tells, and the next one
 that serves the cluster removes it. Where the cluster has no directory in a repository, as when a
-data directory is served without one, there is no such file.
+data directory is served without one, or cannot be written to, there is no such file.
 
 Source: walsender.c, pg_stat_get_wal_senders (PostgreSQL 18), in spirit.
 """
@@ -14,9 +14,9 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from pgbackup.errors import ClientError, Locked, StorageError
+from pgbackup.errors import ClientError, Locked, StorageDenied, StorageError
 from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.repo import layout
@@ -26,11 +26,14 @@ from pgbackup.serve.standbys.clientstatus import ClientState, ClientStatus
 from pgbackup.serve.standbys.quorum import standby
 from pgbackup.serve.standbys.standbynames import StandbyNames, parse_standby_names
 from pgbackup.serve.standbys.syncrep import SyncState, sync_states
+from pgbackup.storage.api import Lock
 from pgbackup.storage.durable import FileSystem, storage_errors
 from pgbackup.storage.leftovers import temporary_name
 
 INTERVAL = 0.5
 """Seconds between two looks whether the clients do something else than before."""
+
+_PID_LIMIT: Final = 1 << 22  # of Linux; threads.h, PID_MAX_LIMIT
 
 
 class ClientsFile:
@@ -45,25 +48,29 @@ class ClientsFile:
         self._names = names
         self._closing = threading.Event()
         self._root = _directory(cluster)
-        self._path = f"{self._root}/{layout.served_clients(cluster.system, os.getpid())}"
+        self._lock: Lock | None = None
         self._thread = threading.Thread(target=self._run, name="statistics", daemon=True)
 
     def __enter__(self) -> Self:
-        """Raises: Locked, StorageError."""
+        """Who may not write into the repository serves it without. Raises: StorageError."""
         if self._root is not None:
-            _remove_dead(self._cluster, self._root)
-            name = layout.serve_lock(self._cluster.system, os.getpid())
-            self._lock = self._cluster.storage.lock(name, {"command": "serve"})
-            with held_back():
-                self._thread.start()
+            with suppress(StorageDenied):
+                self._begin(self._root)
         return self
 
     def __exit__(self, *unused: object) -> None:
-        if self._root is not None:
+        if self._lock is not None:
             self._closing.set()
             self._thread.join()
             Path(self._path).unlink(missing_ok=True)
             self._lock.release()
+
+    def _begin(self, root: str) -> None:
+        _remove_dead(self._cluster, root)
+        number, self._lock = _take_number(self._cluster)
+        self._path = f"{root}/{layout.served_clients(self._cluster.system, number)}"
+        with held_back():
+            self._thread.start()
 
     def _run(self) -> None:
         before: list[ClientStatus] | None = None
@@ -106,6 +113,20 @@ def read_clients(cluster: ClusterRepository) -> list[ServedClient]:
             with suppress(FileNotFoundError):  # it has ended meanwhile
                 found += _parse(path.read_text())
     return found
+
+
+def _take_number(cluster: ClusterRepository) -> tuple[int, Lock]:
+    """Our process's number, or one that no process has: in another container it may be taken.
+
+    Raises: StorageError.
+    """
+    number = os.getpid()
+    while True:
+        try:
+            name = layout.serve_lock(cluster.system, number)
+            return number, cluster.storage.lock(name, {"command": "serve"})
+        except Locked:
+            number += _PID_LIMIT
 
 
 def _directory(cluster: ClusterRepository) -> str | None:
