@@ -22,7 +22,7 @@ from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.storage.api import Bytes
 from pgbackup.storage.durable import FileSystem, storage_errors
-from pgbackup.storage.leftovers import is_leftover, temporary_name
+from pgbackup.storage.leftovers import remove_leftover, temporary_name
 from pgbackup.storage.registry import open_storage
 
 _FIRST_PAUSE = 0.1  # seconds
@@ -201,7 +201,6 @@ def _remove_leftovers(filesystem: FileSystem, folder: str, final: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in names:
-            if is_leftover(name, fd):
-                filesystem.unlink(name, dir_fd=fd)
+            remove_leftover(filesystem, name, fd)
     finally:
         os.close(fd)

@@ -9,6 +9,10 @@ import os
 import re
 import time
 
+TYPE_CHECKING = False  # that of typing, which is slow to load
+if TYPE_CHECKING:
+    from pgbackup.storage.durable import FileSystem
+
 # Another host's temporary file may belong to a writer that we cannot see. No object takes a day.
 FOREIGN_AGE = 24 * 3600  # seconds
 
@@ -66,23 +70,48 @@ def is_leftover(name: str, folder: int) -> bool:
 
     Raises: OSError.
     """
-    match = re.fullmatch(_TEMPORARY, name)
-    if match is not None:
-        if match["host"] == host_name():
-            dead = not _is_alive(int(match["pid"]))
-        else:
-            age = time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
-            dead = age > FOREIGN_AGE
-        return dead and _nobody_holds(name, folder)
-    return re.fullmatch(_LOCK, name) is not None and _nobody_holds(name, folder)
+    fd = _take(name, folder)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
 
 
-def _nobody_holds(name: str, folder: int) -> bool:
-    fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+def remove_leftover(filesystem: "FileSystem", name: str, folder: int) -> bool:
+    """Remove a file if it is a leftover; tell whether it was one. Raises: as is_leftover."""
+    fd = _take(name, folder)
+    if fd is None:
+        return False
     try:
-        return try_flock(fd)
+        filesystem.unlink(name, dir_fd=folder)
     finally:
         os.close(fd)
+    return True
+
+
+def _take(name: str, folder: int) -> int | None:
+    """Open a leftover with its flock, or somebody could take it over before it is removed."""
+    match = re.fullmatch(_TEMPORARY, name)
+    if match is None:
+        if re.fullmatch(_LOCK, name) is None:
+            return None
+    elif match["host"] == host_name():
+        if _is_alive(int(match["pid"])):
+            return None
+    elif time.time() - _status(name, folder).st_mtime <= FOREIGN_AGE:
+        return None
+    fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    is_ours = False
+    try:
+        # The file that was opened may have given its place to another, which is held.
+        is_ours = try_flock(fd) and os.path.samestat(os.fstat(fd), _status(name, folder))
+        return fd if is_ours else None
+    finally:
+        if not is_ours:
+            os.close(fd)
+
+
+def _status(name: str, folder: int) -> os.stat_result:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
 def _is_alive(pid: int) -> bool:

@@ -24,7 +24,7 @@ from pgbackup.storage.api import (
     Storage,
 )
 from pgbackup.storage.durable import FileSystem, PathName, storage_errors
-from pgbackup.storage.leftovers import is_hidden, is_leftover, pending_name
+from pgbackup.storage.leftovers import is_hidden, is_leftover, pending_name, remove_leftover
 from pgbackup.storage.localobject import LocalReader, LocalWriter
 from pgbackup.storage.names import check_name, check_prefix, is_component
 from pgbackup.storage.tree import FolderTree
@@ -157,8 +157,7 @@ class LocalStorage(Storage):
         with storage_errors("clean folder", self.locate(prefix)):
             for folder, names in self._tree.walk(check_prefix(prefix), is_hidden):
                 with suppress(FileNotFoundError):
-                    if is_leftover(names[-1], folder):
-                        self._filesystem.unlink(names[-1], dir_fd=folder)
+                    if remove_leftover(self._filesystem, names[-1], folder):
                         removed.append(names)
             for names in removed:
                 self._tree.prune(names[:-1])

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from pgbackup.backup.request import BackupRequest
+from pgbackup.backup.pgdata.basebackup import DirectoryBackup, ReadOptions
+from pgbackup.backup.pgdata.datadir import DataDirectory
+from pgbackup.backup.request import BackupRequest, ServerFacts
 from pgbackup.backup.stored import StoredBackup
-from pgbackup.backup.take import learn_facts, stream_backup, take_backup
-from pgbackup.errors import NotFound, ServerError, StorageError, WrongSystem
-from pgbackup.pg.lsn import Lsn, Timeline
+from pgbackup.backup.take import learn_facts, store_backup, stream_backup, take_backup
+from pgbackup.backup.wallink import WalLink
+from pgbackup.errors import NotFound, ServerError, StorageError, WalGap, WrongSystem
+from pgbackup.pg.lsn import Lsn, Segment, Timeline, WalPosition
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo import layout
-from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.archive import WalArchive
+from pgbackup.repo.catalog import BackupRecord, HistoryRecord
 from pgbackup.repo.repository import Repository
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem
@@ -26,10 +30,16 @@ from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.stream.compress import ZstdSettings
 from pgbackup.stream.progress import SilentMeter
+from pgbackup.stream.sink import Sink
+from tests.backup.pgdata.pgdata import make_pgdata
+from tests.backup.pgdata.test_basebackup import STOP, Session
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 
 MIB = 1 << 20
+SYSTEM = 7711075377583810970
+SEGMENT = Segment.containing(STOP.timeline, STOP.lsn, MIB)
+HISTORY = HistoryRecord("00000002.history", 21, "00000000")
 REQUEST = BackupRequest(fast_checkpoint=True, compression=ZstdSettings(1, 2))
 
 
@@ -197,6 +207,52 @@ class FailingFileSystem(FileSystem):
             return original(*arguments, **options)
 
         setattr(self, call, failing)
+
+
+class Lost(WalLink):
+    """Somebody removes from the archive what this link has put there."""
+
+    def __init__(self, successor: Sink, storage: Storage, lost: str) -> None:
+        super().__init__(successor)
+        self._storage = storage
+        self._lost = lost
+
+    def end_backup(self, stop: WalPosition) -> None:
+        archive = WalArchive(self._storage, SYSTEM)
+        segment = Segment.containing(stop.timeline, stop.lsn, MIB)
+        for name in (segment.name, HISTORY.name):
+            if name != self._lost:
+                archive.put_file(name, b"1\t0/100000\tpromoted\n")
+        self.segments.append(segment)
+        self.histories.append(HISTORY)
+        self.successor.end_backup(stop)
+
+
+@pytest.mark.parametrize("lost", [SEGMENT.name, HISTORY.name, ""], ids=["segment", "history", "-"])
+def test_a_backup_exists_only_if_its_wal_is_there_at_its_end(tmp_path: Path, lost: str) -> None:
+    storage = MemoryStorage()
+    cluster = Repository.open(storage, create=True).cluster(SYSTEM)
+    data = DataDirectory.open(str(make_pgdata(tmp_path / "data", 13)))
+    backup = DirectoryBackup(data, Session(), ReadOptions())
+    facts = ServerFacts(SYSTEM, 130000, "13", MIB, 0o700)
+
+    def attempt() -> BackupRecord:
+        return store_backup(
+            cluster,
+            facts,
+            REQUEST,
+            SilentMeter(),
+            lambda successor, folder: Lost(successor, storage, lost),
+            backup.run,
+        )
+
+    if lost:
+        with pytest.raises(WalGap, match=lost):
+            attempt()
+        assert not list(storage.list(layout.backups_folder(SYSTEM)))
+    else:
+        taken = attempt()
+        assert cluster.catalog.list() == [taken]
 
 
 @pytest.mark.parametrize("call", ["open_new", "fsync", "link"])

@@ -216,7 +216,8 @@ def alongside(
     )  # fmt: skip
 
 
-def test_wal_is_archived_while_the_backup_flows_past() -> None:
+@pytest.mark.parametrize("stop", [STOP, SECOND.end], ids=["within", "at-the-end-of"])
+def test_wal_is_archived_while_the_backup_flows_past(stop: Lsn) -> None:
     pieces = [data(FIRST.start + at, WAL[at : at + 65536]) for at in range(0, len(WAL), 65536)]
     transport = LiveTranscript([*identity(), *SLOT, *STREAM, *pieces], ENDING)
     storage, end = MemoryStorage(), CheckedSink()
@@ -228,7 +229,7 @@ def test_wal_is_archived_while_the_backup_flows_past() -> None:
     link.begin_archive("base.tar")
     link.archive_contents(10)
     link.end_archive()
-    link.end_backup(WalPosition(Timeline(1), STOP))
+    link.end_backup(WalPosition(Timeline(1), stop))
     link.cleanup()
     assert end.is_complete
     assert link.segments == [FIRST, SECOND]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from pgbackup.errors import CorruptData, Locked, NotFound, StorageError, UsageError
+from pgbackup.storage import leftovers
 from pgbackup.storage.api import Storage
-from pgbackup.storage.leftovers import temporary_name
+from pgbackup.storage.durable import FileSystem, PathName
+from pgbackup.storage.leftovers import temporary_name, try_flock
 from pgbackup.storage.local import LocalStorage
 from tests.storage.contract import StorageContract, names
 
@@ -232,6 +234,49 @@ def test_reap_removes_what_a_dead_process_left(repo: Path, storage: LocalStorage
         assert {name.split(".tmp-")[0] for name in removed} == {"a/.b", "c/.lock.lock"}
         mine.commit()
     assert everything_below(repo) == ["a", "a/b", "b", "b/kept"]
+
+
+def stale_lock(repo: Path) -> Path:
+    """What a killed process leaves of the lock "a"."""
+    repo.mkdir()
+    path = repo / ".a.lock"
+    path.write_bytes(b"{}")
+    return path
+
+
+def test_nobody_takes_a_lock_file_over_that_is_just_being_removed(
+    repo: Path, storage: LocalStorage
+) -> None:
+    tried = []
+
+    class Trying(FileSystem):
+        def unlink(self, path: PathName, *, dir_fd: int | None = None) -> None:
+            with pytest.raises(Locked):
+                storage.lock("a")
+            tried.append(path)
+            super().unlink(path, dir_fd=dir_fd)
+
+    stale_lock(repo)
+    assert list(LocalStorage(repo, filesystem=Trying()).reap()) == tried == [".a.lock"]
+
+
+def test_reap_leaves_a_lock_file_that_took_the_place_of_the_one_it_looked_at(
+    repo: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stale_lock(repo)
+    locks = []
+
+    def replaced(fd: int) -> bool:
+        if not locks:
+            path.unlink()
+            locks.append(storage.lock("a"))
+        return try_flock(fd)
+
+    monkeypatch.setattr(leftovers, "try_flock", replaced)
+    assert list(storage.reap()) == []
+    monkeypatch.undo()
+    assert storage.is_locked("a")
+    locks[0].release()
 
 
 def test_the_lock_of_a_killed_process_is_free(repo: Path, storage: LocalStorage) -> None:
