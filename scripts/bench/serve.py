@@ -5,7 +5,8 @@ backup: stock pg_basebackup writes to /dev/null from both in turn, uncompressed 
 server-side zstd, once alone and once eight of them together. The repository is zstd level 1.
 wal: stock pg_receivewal --no-sync catches up with the same WAL from both, from a repository with
 plain segments and from one with compressed ones. Memory for each client is what the serving process
-takes at most for eight clients, without what it takes for none, divided by eight. Method: pairs.py.
+takes at most for eight clients, without what it takes for none, divided by eight. Clients come by
+Unix sockets, or with --tls by TCP and TLS, to both with the same certificate. Method: pairs.py.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import receive
 from data import back_up, data_size, make_cluster
+from encryption import Encryption
 from pairs import (
     Contender,
     machine,
@@ -42,6 +44,7 @@ def main() -> None:
     """Make the clusters and their repositories, time the pairs, print the tables."""
     parser = make_parser(__doc__, 2.2)
     parser.add_argument("what", nargs="*", help="backup, wal; both if none")
+    parser.add_argument("--tls", action="store_true", help="by TCP and TLS, not by Unix sockets")
     parser.add_argument("--keep", type=Path, help="clusters and repositories stay here")
     options = parse_options(parser)
     chosen = options.what or ["backup", "wal"]
@@ -49,13 +52,14 @@ def main() -> None:
     with workplace(options.directory) as work:
         place = options.keep or work
         place.mkdir(exist_ok=True)
+        encryption = Encryption(work / "authority") if options.tls else None
         if "backup" in chosen:
             with backup_cluster(place / "cluster", options.gigabytes) as cluster:
-                compare_backups(cluster, place, options.rounds)
+                compare_backups(cluster, place, options.rounds, encryption)
         if "wal" in chosen:
             size = int(options.gigabytes * 1e9)
             with receive.make_cluster(place / "walcluster", size) as cluster:
-                compare_wal(cluster, place, size, options.rounds)
+                compare_wal(cluster, place, size, options.rounds, encryption)
 
 
 def backup_cluster(directory: Path, gigabytes: float) -> Cluster:
@@ -68,10 +72,13 @@ def backup_cluster(directory: Path, gigabytes: float) -> Cluster:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[tuple[str, int]]:
+def serving(repository: Path, encryption: Encryption | None) -> Iterator[tuple[str, int]]:
     """Serve a repository; gives what clients connect to, and the process."""
     directory = repository.with_suffix(".socket")
-    command = [sys.executable, "-m", "pgbackup", "serve", "-q", "-B", str(repository)]
+    words, conninfo = [], f"host={directory} port=5432"
+    if encryption is not None:
+        words, conninfo = encryption.serve(repository)
+    command = [sys.executable, "-m", "pgbackup", "serve", "-q", "-B", str(repository), *words]
     process = subprocess.Popen([*command, "--listen", str(directory)])
     socket = directory / ".s.PGSQL.5432"
     while not socket.exists():
@@ -79,13 +86,15 @@ def serving(repository: Path) -> Iterator[tuple[str, int]]:
             sys.exit("could not serve")
         time.sleep(0.05)
     try:
-        yield f"host={directory} port=5432", process.pid
+        yield conninfo, process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def compare_backups(cluster: Cluster, work: Path, rounds: int) -> None:
+def compare_backups(
+    cluster: Cluster, work: Path, rounds: int, encryption: Encryption | None
+) -> None:
     repository = work / "repository"
     if not repository.exists():
         back_up(cluster, repository)
@@ -97,12 +106,13 @@ def compare_backups(cluster: Cluster, work: Path, rounds: int) -> None:
         read_everything(cluster.pgdata / "base")
         read_everything(repository)
 
+    theirs = cluster.conninfo() if encryption is None else encryption.begin(cluster)
     rows = []
-    with serving(repository) as (conninfo, pid):
+    with serving(repository, encryption) as (conninfo, pid):
         for words in ((), ("--compress=server-zstd:level=1", "--no-manifest")):
             for clients in (1, CLIENTS):
                 ours = base_backup(conninfo, clients, *words)
-                peer = base_backup(cluster.conninfo(), clients, *words)
+                peer = base_backup(theirs, clients, *words)
                 before = forget_peak(pid)
                 runs = run_pairs(ours, peer, rounds, warm)
                 each = (peak(pid) - before) / clients
@@ -125,13 +135,16 @@ def together(command: Sequence[str], count: int) -> list[str]:
     return ["sh", "-c", script, "sh", str(count), *command]
 
 
-def compare_wal(cluster: Cluster, work: Path, size: int, rounds: int) -> None:
+def compare_wal(
+    cluster: Cluster, work: Path, size: int, rounds: int, encryption: Encryption | None
+) -> None:
     end = receive.last_page(cluster, size)
     wal = sorted((cluster.pgdata / "pg_wal").glob("0*"))
     first = wal[0]
     version = cluster.sql("SHOW server_version")[0][0]
     print(f"\nPostgreSQL {version}, {size / 1e9:.2f} GB of WAL, {rounds} pairs each\n")
     rows = []
+    theirs = cluster.conninfo() if encryption is None else encryption.begin(cluster)
     for name in ("none", "zstd"):
         repository = work / f"wal-{name}"
         if not repository.exists():
@@ -151,9 +164,9 @@ def compare_wal(cluster: Cluster, work: Path, size: int, rounds: int) -> None:
 
         command = [str(client_bin("pg_receivewal", MAJOR)), "--no-sync", "--no-loop"]
         command += ["-D", str(target), "--endpos", str(end)]
-        with serving(repository) as (conninfo, _):
+        with serving(repository, encryption) as (conninfo, _):
             ours = Contender(f"pg_receivewal, -Z {name}", [*command, "-d", conninfo], prepare)
-            peer = Contender("the server", [*command, "-d", cluster.conninfo()], prepare)
+            peer = Contender("the server", [*command, "-d", theirs], prepare)
             rows.append(ratio_row(ours, peer, run_pairs(ours, peer, rounds, warm))[:5])
     print_rows(rows, HEADINGS)
 

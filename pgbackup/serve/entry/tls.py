@@ -20,8 +20,12 @@ from pgbackup.storage.api import Bytes
 
 ALPN: Final = "postgresql"
 PIECE_SIZE: Final = 64 << 10
-"""Bytes that are encrypted at once: several records, which then go out in one call. More of them do
-not stay in the processor's cache while they are joined, encrypted and sent."""
+"""Bytes that go out in one call, about. More of them do not stay in the processor's cache while
+they are encrypted and sent."""
+
+RECORD_SIZE: Final = 16 << 10
+"""Bytes; the most that one record of TLS can carry. Each costs both sides the same, however small.
+Source: RFC 8446, 5.1"""
 
 _READ_SIZE = 1 << 16  # bytes
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -112,11 +116,14 @@ class TlsStream:
 
     def encrypt(self, parts: Sequence[Bytes]) -> Iterator[bytes]:
         """Yield what has to be sent for some buffers. Raises: ConnectionFailed."""
-        for piece in _joined(parts):
+        for piece in _whole_records(parts):
             try:
                 self._ssl.write(piece)
             except ssl.SSLError as error:
                 raise ConnectionFailed(f"could not send over TLS: {_reason(error)}") from error
+            if self._outgoing.pending >= PIECE_SIZE:
+                yield self._outgoing.read()
+        if self._outgoing.pending:
             yield self._outgoing.read()
 
     def end(self) -> bytes:
@@ -179,18 +186,25 @@ def _check_key(key: Path) -> None:
         )
 
 
-def _joined(parts: Sequence[Bytes]) -> Iterator[Bytes]:
-    """Small buffers together, large ones by themselves."""
-    waiting: list[Bytes] = []
-    size = 0
+def _whole_records(parts: Sequence[Bytes]) -> Iterator[Bytes]:
+    """The same bytes in multiples of a record but for the last; inner ones where they lie."""
+    edge = bytearray()
     for part in parts:
-        waiting.append(part)
-        size += len(part)
-        if size >= PIECE_SIZE:
-            yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
-            waiting, size = [], 0
-    if size:
-        yield b"".join(waiting)
+        rest = memoryview(part).cast("B")
+        if edge or len(rest) < RECORD_SIZE:
+            missing = RECORD_SIZE - len(edge)
+            edge += rest[:missing]
+            rest = rest[missing:]
+            if len(edge) < RECORD_SIZE:
+                continue
+            yield edge
+            edge = bytearray()
+        whole = len(rest) - len(rest) % RECORD_SIZE
+        for offset in range(0, whole, PIECE_SIZE):
+            yield rest[offset : min(offset + PIECE_SIZE, whole)]
+        edge += rest[whole:]
+    if edge:
+        yield edge
 
 
 def _reason(error: ssl.SSLError) -> str:

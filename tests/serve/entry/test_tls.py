@@ -12,7 +12,7 @@ import pytest
 
 from pgbackup.errors import ConnectionFailed, PgbackupError, Refused
 from pgbackup.serve.entry.connection import Connection
-from pgbackup.serve.entry.tls import Tls, TlsFiles
+from pgbackup.serve.entry.tls import PIECE_SIZE, RECORD_SIZE, Tls, TlsFiles
 from tests.serve.entry.certificates import Authority
 
 SECONDS = 60
@@ -80,6 +80,47 @@ def test_all_bytes_arrive_both_ways(
     connection.close()
     thread.join()
     assert received == b"".join(parts)
+
+
+def records(encrypted: bytes) -> list[int]:
+    """The lengths of some whole records, as sent."""
+    lengths, position = [], 0
+    while position < len(encrypted):
+        lengths.append(int.from_bytes(encrypted[position + 3 : position + 5]))
+        position += 5 + lengths[-1]
+    assert position == len(encrypted)
+    return lengths
+
+
+@pytest.mark.parametrize(
+    "size", [64 << 10, 32 << 10, 128 << 10, 1000, RECORD_SIZE, RECORD_SIZE - 6]
+)
+def test_headers_cost_no_records_of_their_own(
+    files: TlsFiles, authority: Authority, size: int
+) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = client(authority).wrap_bio(incoming, outgoing)
+    ours = Tls(files).begin()
+    with pytest.raises(ssl.SSLWantReadError):
+        theirs.do_handshake()
+    ours.shake_hands(outgoing.read())
+    incoming.write(ours.pending())
+    theirs.do_handshake()
+    ours.shake_hands(outgoing.read())
+    parts: list[bytes] = []
+    for number in range(40):
+        parts += (b"header", bytes([number]) * size)
+    pieces = list(ours.encrypt(parts))
+    lengths = records(b"".join(pieces))
+    assert len(lengths) == -(-40 * (size + 6) // RECORD_SIZE)
+    assert len(set(lengths[:-1])) <= 1
+    assert max(map(len, pieces)) < 2 * PIECE_SIZE + RECORD_SIZE
+    incoming.write(b"".join(pieces))
+    expected = b"".join(parts)
+    received = bytearray()
+    while len(received) < len(expected):
+        received += theirs.read(len(expected))
+    assert received == expected
 
 
 def test_the_beginning_may_have_been_read_already(
