@@ -35,7 +35,7 @@ from pgbackup.care.settings import (
     judge_recovery_settings,
     judge_settings,
 )
-from pgbackup.care.slots import judge_no_slot, judge_slot
+from pgbackup.care.slots import judge_clients, judge_no_slot, judge_slot
 from pgbackup.care.status import RunningReceiver, find_receiver, newest_wal
 from pgbackup.errors import ConnectionFailed, NotFound, PgbackupError, ServerError
 from pgbackup.replication.slotstate import closing, look_at_slot
@@ -118,6 +118,7 @@ class _Check:
     ) -> Findings:
         yield from judge_backups(cluster, self._request.max_backup_age)
         yield from judge_receiver(receiver)
+        yield from judge_clients(cluster)
         if cluster.facts() is not None:
             yield from judge_gaps(read_inventory(cluster))
         yield from judge_conflicts(cluster)

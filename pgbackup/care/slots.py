@@ -1,10 +1,30 @@
-"""Judges the replication slot that keeps WAL for us."""
+"""Judges replication slots: the one that keeps WAL for us, and what is known of our own clients."""
 
 from pgbackup.care.finding import Findings, critical, fine, warning
+from pgbackup.errors import CorruptData
 from pgbackup.replication.slotstate import SlotState, WalStatus
+from pgbackup.repo.repository import ClusterRepository
+from pgbackup.repo.slots import read_slots
+from pgbackup.serve.entry.users import read_known_users
 
 NEARLY = 0.2
 """The share of max_slot_wal_keep_size that is left when it gets serious."""
+
+
+def judge_clients(cluster: ClusterRepository) -> Findings:
+    """Whether what is stored of those whom `serve` serves can be read."""
+    try:
+        read_slots(cluster)
+    except CorruptData as error:
+        yield critical("client_slots", f"{error.message}; nothing is expired", error.hint or "")
+    try:
+        read_known_users(cluster.storage)
+    except CorruptData as error:
+        yield critical(
+            "serve_users",
+            f"{error.message}; serve lets nobody in",
+            "remove that file, and add its users again: pgbackup serve-user add",
+        )
 
 
 def judge_no_slot(name: str) -> Findings:

@@ -13,7 +13,7 @@ from pgbackup.errors import CorruptData, NotFound
 from pgbackup.pg.lsn import Segment, WalFileKind
 from pgbackup.replication.published import ReceiverPositions, read_positions
 from pgbackup.repo import layout
-from pgbackup.repo.catalog import BackupRecord
+from pgbackup.repo.catalog import BackupRecord, DamagedBackup
 from pgbackup.repo.repository import ClusterFacts, ClusterRepository
 from pgbackup.repo.slots import Slot, read_slots
 from pgbackup.serve.standbys.clientsfile import ServedClient, read_clients
@@ -77,6 +77,7 @@ class NewestWal(NamedTuple):
 class ClusterStatus(NamedTuple):
     """What is going on in one cluster's part.
 
+    damaged: backups whose records cannot be read; last_backup is none of them.
     slots:   of its own clients, each with the PID of the backend that uses it.
     clients: of all processes of this host that serve it.
     """
@@ -86,6 +87,7 @@ class ClusterStatus(NamedTuple):
     receiver: RunningReceiver | None
     backups: tuple[RunningBackup, ...]
     last_backup: BackupRecord | None
+    damaged: tuple[DamagedBackup, ...]
     newest_wal: NewestWal | None
     slots: tuple[tuple[Slot, int | None], ...]
     clients: tuple[ServedClient, ...]
@@ -94,13 +96,14 @@ class ClusterStatus(NamedTuple):
 def read_status(cluster: ClusterRepository) -> ClusterStatus:
     """Look at one cluster. Raises: CorruptData, StorageError."""
     facts = cluster.facts()
-    records = cluster.catalog.list()
+    records, damaged = cluster.catalog.read_all()
     return ClusterStatus(
         cluster.system,
         facts,
         find_receiver(cluster),
         tuple(running_backups(cluster)),
         records[-1] if records else None,
+        tuple(damaged),
         None if facts is None else newest_wal(cluster, facts.wal_segment_size),
         tuple(read_slots(cluster)),
         tuple(read_clients(cluster)),

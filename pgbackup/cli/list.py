@@ -48,7 +48,7 @@ def list_backups(
             }
         )
     else:
-        _print(backups, show_system=len(systems) > 1)
+        _print(backups, show_system=len(systems) > 1, is_empty=not damaged)
     for _, each in damaged:
         say_warning(f"backup {each.label}: {each.reason}")
     return ExitCode.WARNINGS if damaged else ExitCode.OK
@@ -62,9 +62,12 @@ def _damaged_document(system: int, damaged: DamagedBackup) -> dict[str, Any]:
     }
 
 
-def _print(backups: list[tuple[BackupRecord, Pin | None]], *, show_system: bool) -> None:
+def _print(
+    backups: list[tuple[BackupRecord, Pin | None]], *, show_system: bool, is_empty: bool
+) -> None:
     if not backups:
-        say("there are no backups; take one with: pgbackup backup")
+        if is_empty:
+            say("there are no backups; take one with: pgbackup backup")
         return
     headings = (*HEADINGS, "SYSTEM") if show_system else HEADINGS
     print_table(headings, [_row(record, pin)[: len(headings)] for record, pin in backups])

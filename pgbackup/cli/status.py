@@ -29,6 +29,7 @@ from pgbackup.cli.output import (
     print_facts,
     print_json,
     print_table,
+    say_warning,
 )
 from pgbackup.errors import ExitCode
 from pgbackup.replication.published import ReceiverPositions
@@ -74,8 +75,11 @@ def status(
         else:
             for each in found:
                 _print(each, seen)
+        damaged = [backup for each in found for backup in each.damaged]
+        for backup in damaged:
+            say_warning(f"backup {backup.label}: {backup.reason}")
         if watch is None:
-            return ExitCode.OK
+            return ExitCode.WARNINGS if damaged else ExitCode.OK
         seen = {each.system: each.receiver.positions for each in found if each.receiver}
         print(flush=True)
         time.sleep(watch)
@@ -152,6 +156,7 @@ def _document(found: ClusterStatus, seen: Seen) -> dict[str, Any]:
             {"label": each.label, **_holder(each.holder), "stored_size": each.stored}
             for each in found.backups
         ],
+        "damaged_backups": [each.label for each in found.damaged],
         "last_backup": None if last is None else backup_document(last),
         "newest_wal": None if wal is None else _wal_document(wal),
         "slots": [slot_document(*each) for each in found.slots],

@@ -5,6 +5,7 @@ filled later stays in it and is a hole no more: what is missing is decided by wh
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -37,6 +38,18 @@ class KnownHole(NamedTuple):
 
 def read_known_holes(cluster: ClusterRepository, segment_size: int) -> list[KnownHole]:
     """All that were recorded. Raises: CorruptData, StorageError."""
+    try:
+        return _read(cluster, segment_size)
+    except CorruptData as error:
+        place = shlex.quote(cluster.storage.locate(layout.wal_holes_object(cluster.system)))
+        raise CorruptData(
+            error.message,
+            detail=error.detail,
+            hint=f"It only tells why WAL is missing; to go on without it, type: rm {place}",
+        ) from error
+
+
+def _read(cluster: ClusterRepository, segment_size: int) -> list[KnownHole]:
     name = layout.wal_holes_object(cluster.system)
     try:
         fields = Fields.parse(cluster.storage.read(name, _LIMIT), cluster.storage.locate(name))

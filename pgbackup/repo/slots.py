@@ -8,6 +8,7 @@ Source: slot.h, ReplicationSlotPersistentData (PostgreSQL 18), as far as physica
 """
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,6 +39,18 @@ def read_slot(cluster: ClusterRepository, name: str) -> Slot | None:
 
     Raises: CorruptData, StorageError.
     """
+    try:
+        return _read(cluster, name)
+    except CorruptData as error:
+        repo = shlex.quote(cluster.storage.url)
+        raise CorruptData(
+            error.message,
+            detail=error.detail,
+            hint=f"To give the slot up, type: pgbackup slot drop {name} -B {repo}",
+        ) from error
+
+
+def _read(cluster: ClusterRepository, name: str) -> Slot | None:
     stored = layout.slot_object(cluster.system, name)
     try:
         fields = Fields.parse(cluster.storage.read(stored, _LIMIT), cluster.storage.locate(stored))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, Self
 
-from pgbackup.errors import ClientError, Locked, NotFound
+from pgbackup.errors import ClientError, CorruptData, Locked, NotFound
 from pgbackup.pg.lsn import WalPosition
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
@@ -246,6 +246,9 @@ def drop_unused(cluster: ClusterRepository, name: str, pid: int) -> None:
     """Remove a slot for an operator. Raises: NotFound, Locked, StorageError."""
     try:
         Slots(cluster, pid).drop(name)
+    except CorruptData:  # whoever names it wants it gone
+        with cluster.storage.lock(layout.slot_lock(cluster.system, name)):
+            delete_slot(cluster, name)
     except ClientError as error:
         kinds = {UNDEFINED_OBJECT: NotFound, OBJECT_IN_USE: Locked}
         raise kinds[error.sqlstate](
