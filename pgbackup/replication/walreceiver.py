@@ -12,7 +12,7 @@ Source: walreceiver.c, receivelog.c (PostgreSQL 18).
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pgbackup.errors import ConnectionFailed, ProtocolViolation, ServerError, WalGap
 from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
@@ -65,14 +65,21 @@ class WalDestination(Protocol):
         """Make durable what can be made durable now."""
 
 
+class Confirmed(NamedTuple):
+    """Up to where WAL is flushed, and applied; 0 is not known."""
+
+    flush: Lsn
+    apply: Lsn
+
+
 class Quorum(Protocol):
-    """Others that have to have WAL too, before it is reported as flushed."""
+    """Others that have to have WAL too, before it is reported as flushed, and who may apply it."""
 
     def fileno(self) -> int:
         """A descriptor that can be read from when they may have more."""
 
-    def limit(self, timeline: Timeline) -> Lsn:
-        """Up to where enough of them have a timeline; 0 is not known. Quiets the descriptor."""
+    def limit(self, timeline: Timeline) -> Confirmed:
+        """Up to where enough of them have a timeline. Quiets the descriptor."""
 
 
 class WalStream:
@@ -82,7 +89,9 @@ class WalStream:
     flush_every: seconds after which written WAL is flushed and reported; 0 means whenever
                  nothing more is there to read, None leaves it to the destination and the server.
     stop_limit:  seconds of silence after which a server that was told to stop counts as gone.
-    quorum:      reported as flushed is what the destination and the quorum both have.
+    quorum:      reported as flushed is what the destination and the quorum both have; as applied
+                 what the quorum has, and nothing without one: the destination applies nothing, so
+                 commits that wait for remote_apply must not take it for a standby that does.
     """
 
     def __init__(
@@ -105,7 +114,7 @@ class WalStream:
         self._quorum = quorum
         self._wake = None if quorum is None else quorum.fileno()
         self._timeline = Timeline(1)
-        self._reported = Lsn(0)
+        self._reported = Confirmed(Lsn(0), Lsn(0))
         self._last_flush = 0.0
         self._last_report = 0.0
         self._last_heard = 0.0
@@ -150,7 +159,7 @@ class WalStream:
             else:
                 raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
             is_due = time.monotonic() - self._last_report >= STATUS_INTERVAL
-            if is_due or (self._quorum is not None and self._confirmed() > self._reported):
+            if is_due or (self._quorum is not None and self._confirmed() != self._reported):
                 self._report()
         self._stop()
         return None
@@ -192,15 +201,18 @@ class WalStream:
             self._report()
 
     def _report(self, *, reply: bool = False) -> None:
-        flushed = self._confirmed()
-        status = standby_status(self._destination.write_lsn, flushed, flushed, reply=reply)
+        confirmed = self._confirmed()
+        status = standby_status(self._destination.write_lsn, *confirmed, reply=reply)
         self._transport.send(status)
-        self._last_report, self._reported = time.monotonic(), flushed
+        self._last_report, self._reported = time.monotonic(), confirmed
 
-    def _confirmed(self) -> Lsn:
-        """What may be reported as flushed."""
+    def _confirmed(self) -> Confirmed:
+        """What may be reported as flushed, and as applied."""
         flushed = self._destination.flush_lsn
-        return flushed if self._quorum is None else min(flushed, self._quorum.limit(self._timeline))
+        if self._quorum is None:
+            return Confirmed(flushed, Lsn(0))
+        limit = self._quorum.limit(self._timeline)
+        return Confirmed(min(flushed, limit.flush), min(flushed, limit.apply))
 
     def _watch_silence(self) -> None:
         silence = time.monotonic() - self._last_heard

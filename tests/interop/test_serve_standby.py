@@ -74,6 +74,11 @@ class Follower:
         primary.sql(f"INSERT INTO t SELECT {number}, repeat('x', 1000) FROM generate_series(1, 50)")
         self.server.poll_until(f"SELECT count(*) FROM t WHERE n = {number}", 50, timeout=60)
 
+    def receiver(self) -> int:
+        """The process that streams now."""
+        self.server.poll_until("SELECT status FROM pg_stat_wal_receiver", "streaming")
+        return int(self.server.sql("SELECT pid FROM pg_stat_wal_receiver")[0][0])
+
     def check(self, primary: Cluster) -> None:
         query = "SELECT n, count(*), sum(length(x)) FROM t GROUP BY n ORDER BY n"
         assert self.server.sql(query) == primary.sql(query)
@@ -138,9 +143,11 @@ def test_a_standby_follows_through_restarts_and_a_failover(
             for interrupt in before:
                 interrupt()
                 follower.follow(primary)
+            receiver = follower.receiver()
             fail_over(primary, heir)
             follower.follow(heir)
             follower.server.poll_until("SELECT received_tli FROM pg_stat_wal_receiver", 2)
+            assert follower.receiver() == receiver, follower.server.log_tail()
             for interrupt in after:
                 interrupt()
             follower.follow(heir)

@@ -28,7 +28,7 @@ from pgbackup.replication.transport import (
     CopyKind,
     Ready,
 )
-from pgbackup.replication.walreceiver import WalStream
+from pgbackup.replication.walreceiver import Confirmed, WalStream
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.replication.memory_wal import MemoryWal
@@ -253,8 +253,8 @@ def test_what_comes_is_written_and_reported() -> None:
     assert wal.content == b"walmore"
     assert transport.commands == ["START_REPLICATION PHYSICAL 0/300000 TIMELINE 1"]
     first, last = map(reported, transport.reports)
-    assert first == (START.lsn, START.lsn, START.lsn, False)
-    assert last == (Lsn(0x300007), Lsn(0x300007), Lsn(0x300007), False)
+    assert first == (START.lsn, START.lsn, 0, False), "nothing is applied here, and never will be"
+    assert last == (Lsn(0x300007), Lsn(0x300007), 0, False)
     assert transport.sent[-1] == CopyEnd()
 
 
@@ -284,7 +284,7 @@ def test_reports_are_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Others:
-    """A quorum that has the next position each time it is asked."""
+    """A quorum that has the next position each time it is asked, and has applied all but a byte."""
 
     def __init__(self, *positions: int) -> None:
         self._positions = list(map(Lsn, positions))
@@ -292,12 +292,13 @@ class Others:
     def fileno(self) -> int:
         return -1
 
-    def limit(self, timeline: Timeline) -> Lsn:
+    def limit(self, timeline: Timeline) -> Confirmed:
         assert timeline == START.timeline
-        return self._positions.pop(0) if len(self._positions) > 1 else self._positions[0]
+        flush = self._positions.pop(0) if len(self._positions) > 1 else self._positions[0]
+        return Confirmed(flush, Lsn(max(0, flush - 1)))
 
 
-def test_what_others_lack_is_not_reported_as_flushed() -> None:
+def test_what_others_lack_is_not_reported_as_flushed_or_applied() -> None:
     lines = [data(0x300000), keepalive(reply=True), None, *STOPPED]
     transport = TranscriptTransport([CopyBegin(CopyKind.BOTH), *lines])
     looks = iter(range(3))
@@ -306,8 +307,8 @@ def test_what_others_lack_is_not_reported_as_flushed() -> None:
         transport, MemoryWal(START.lsn), lambda: next(looks, None) is None, quorum=others
     ).run(START)
     end = 0x300003
-    assert [reported(each)[:2] for each in transport.reports] == [
-        (START.lsn, 0), (end, 0x300001), (end, 0x300002), (end, end),
+    assert [reported(each)[:3] for each in transport.reports] == [
+        (START.lsn, 0, 0), (end, 0x300001, START.lsn), (end, 0x300002, 0x300001), (end, end, end),
     ]  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from pgbackup.wire.messages import EPOCH_DIFFERENCE, StandbyStatus
 class Clients:
     """All clients, in places that they keep while they are here.
 
-    acknowledged: called by a client's thread when what it has flushed, or whether that counts, is
-                  another.
+    acknowledged: called by a client's thread when what it has flushed or applied, or whether that
+                  counts, is another.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,9 @@ class Clients:
     def note(self, place: int, before: ClientStatus, after: ClientStatus) -> None:
         """Take a new status of a client."""
         if self.acknowledged is not None and (
-            before.flush_lsn != after.flush_lsn or before.is_streaming != after.is_streaming
+            before.flush_lsn != after.flush_lsn
+            or before.replay_lsn != after.replay_lsn
+            or before.is_streaming != after.is_streaming
         ):
             self.acknowledged()
 

@@ -1,4 +1,4 @@
-"""Up to where enough of our clients have WAL: what a receiver may report as flushed, at most.
+"""Up to where enough of our clients have WAL: what a receiver may report as flushed or applied.
 
 A primary that waits for our receiver waits for them as well. What was reached once stays reached,
 whoever leaves afterwards, until another timeline begins: there it has to be reached anew.
@@ -9,10 +9,13 @@ Source: syncrep.c, SyncRepReleaseWaiters (PostgreSQL 18).
 import os
 
 from pgbackup.pg.lsn import Lsn, Timeline
+from pgbackup.replication.walreceiver import Confirmed
 from pgbackup.serve.standbys.clients import Clients
 from pgbackup.serve.standbys.clientstatus import ClientStatus
 from pgbackup.serve.standbys.standbynames import StandbyNames
 from pgbackup.serve.standbys.syncrep import Acknowledged, Standby, synchronous_position
+
+_NOTHING = Confirmed(Lsn(0), Lsn(0))
 
 
 class Quorum:
@@ -23,14 +26,14 @@ class Quorum:
         self._clients = clients
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._timeline: Timeline | None = None
-        self._reached = Lsn(0)
+        self._reached = _NOTHING
         clients.acknowledged = self._note
 
     def fileno(self) -> int:
         """A descriptor that can be read from when clients may have more."""
         return self._event
 
-    def limit(self, timeline: Timeline) -> Lsn:
+    def limit(self, timeline: Timeline) -> Confirmed:
         """Up to where enough clients have a timeline; 0 if there never were enough.
 
         For one thread.
@@ -41,10 +44,12 @@ class Quorum:
             if timeline == self._timeline:
                 return self._reached
         if timeline != self._timeline:
-            self._timeline, self._reached = timeline, Lsn(0)
+            self._timeline, self._reached = timeline, _NOTHING
         reached = synchronous_position(self._names, self._standbys())
         if reached is not None:
-            self._reached = max(self._reached, reached.flush)
+            self._reached = Confirmed(
+                max(self._reached.flush, reached.flush), max(self._reached.apply, reached.apply)
+            )
         return self._reached
 
     def close(self) -> None:

@@ -228,6 +228,19 @@ def test_an_end_position_stops_with_one_partial(
     assert len(list((tmp_path / "repo").glob("*/wal/*.partial"))) == 1
 
 
+@ONE_MAJOR
+def test_what_is_flushed_here_is_not_reported_as_applied(
+    cluster_factory: ClusterFactory, major: int, receive: Receive
+) -> None:
+    server = cluster_factory(major)
+    running = receive(server, "--synchronous")
+    server.poll_until(
+        "SELECT flush_lsn >= pg_current_wal_flush_lsn() AND replay_lsn IS NULL"
+        " FROM pg_stat_replication"
+    )
+    end(running)
+
+
 def stop_ahead(server: Cluster) -> Lsn:
     """A position in the middle of the segment after the next."""
     now = Lsn.parse(server.sql("SELECT pg_current_wal_lsn()::text")[0][0])

@@ -109,33 +109,43 @@ def quorum(clients: Clients) -> Iterator[Quorum]:
 def test_enough_clients_have_to_have_it(clients: Clients, quorum: Quorum) -> None:
     stream(clients, "a", 900)
     stream(clients, "stranger", 1000)
-    assert quorum.limit(ONE) == 0
+    assert quorum.limit(ONE).flush == 0
     late = stream(clients, "C", 500)
-    assert quorum.limit(ONE) == 500
+    assert quorum.limit(ONE).flush == 500
     late.note_reply(said(700, 600))
-    assert quorum.limit(ONE) == 600
+    assert quorum.limit(ONE).flush == 600
+
+
+def test_what_enough_clients_have_applied_is_told_apart(clients: Clients, quorum: Quorum) -> None:
+    stream(clients, "a", 900).note_reply(said(900, 900, 700))
+    late = stream(clients, "b", 900)
+    assert quorum.limit(ONE) == (900, 0)
+    late.note_reply(said(900, 900, 800))
+    assert quorum.limit(ONE) == (900, 700)
+    late.note_reply(said(900, 900, 0))
+    assert quorum.limit(ONE) == (900, 700)
 
 
 def test_what_was_reached_stays_reached(clients: Clients, quorum: Quorum) -> None:
     stream(clients, "a", 900)
     with stream(clients, "b", 800) as leaving:
-        assert quorum.limit(ONE) == 800
+        assert quorum.limit(ONE).flush == 800
         leaving.note_reply(said(100, 100))
-        assert quorum.limit(ONE) == 800
+        assert quorum.limit(ONE).flush == 800
     stream(clients, "c", 200)
-    assert quorum.limit(ONE) == 800
+    assert quorum.limit(ONE).flush == 800
 
 
 def test_only_clients_of_the_timeline_count(clients: Clients, quorum: Quorum) -> None:
     old = stream(clients, "a", 900)
     new = stream(clients, "b", 800)
-    assert quorum.limit(ONE) == 800
+    assert quorum.limit(ONE).flush == 800
     for client in (old, new):
-        assert quorum.limit(TWO) == 0
+        assert quorum.limit(TWO).flush == 0
         client.begin_stream(TWO, Lsn(700))
         client.note_caught_up()
         client.note_reply(said(750, 750))
-    assert quorum.limit(TWO) == 750
+    assert quorum.limit(TWO).flush == 750
 
 
 def test_a_client_that_catches_up_does_not_count_yet(clients: Clients, quorum: Quorum) -> None:
@@ -144,9 +154,9 @@ def test_a_client_that_catches_up_does_not_count_yet(clients: Clients, quorum: Q
     late.begin_stream(ONE, Lsn(0))
     late.note_reply(said(900, 900))
     assert late.status.state is ClientState.CATCHUP
-    assert quorum.limit(ONE) == 0
+    assert quorum.limit(ONE).flush == 0
     late.note_caught_up()
-    assert quorum.limit(ONE) == 900
+    assert quorum.limit(ONE).flush == 900
 
 
 def test_its_descriptor_tells_of_what_may_matter(clients: Clients, quorum: Quorum) -> None:
@@ -161,4 +171,7 @@ def test_its_descriptor_tells_of_what_may_matter(clients: Clients, quorum: Quoru
     client.note_reply(said(950, 900))
     assert not is_told()
     client.note_reply(said(950, 950))
+    assert is_told()
+    quorum.limit(ONE)
+    client.note_reply(said(950, 950, 910))
     assert is_told()
