@@ -222,7 +222,7 @@ class Handler:
 
     def _oldest_needed(self) -> WalPosition:
         """What a slot holds at once: the WAL since the backup that a client can have."""
-        record = self._offer.record()
+        record = self._offer.usable_record()
         if record is None:
             return self._offer.position()
         return WalPosition(record.timeline, record.start_lsn)

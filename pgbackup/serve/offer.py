@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from pgbackup.backup.stored import StoredBackup
-from pgbackup.errors import ClientError, NotFound
+from pgbackup.errors import ClientError, CorruptData, NotFound, Refused
 from pgbackup.pg.lsn import Timeline, WalPosition
 from pgbackup.repo.catalog import BackupRecord
 from pgbackup.repo.repository import ClusterRepository
@@ -52,7 +52,7 @@ class Offer:
         is_for_clone: streams no WAL behind the end of that. A client learns where that is when it
                       has got the backup, and until then would take what there is, years maybe.
 
-        Raises: NotFound if there is nothing, CorruptData, StorageError.
+        Raises: NotFound if there is nothing, or no such label; CorruptData, StorageError.
         """
         facts = cluster.facts()
         if facts is None:
@@ -66,7 +66,9 @@ class Offer:
         self.end = end
         self._label = label
         self._is_for_clone = is_for_clone
-        record = self.record()
+        if label != LATEST:
+            cluster.catalog.resolve(label)
+        record = self.usable_record()
         self._set_version(facts.major * 10000 if record is None else record.server_version)
 
     def asked_for(self, settings: Mapping[str, str]) -> "Offer":
@@ -92,6 +94,16 @@ class Offer:
                 return None
             raise
 
+    def usable_record(self) -> BackupRecord | None:
+        """As record, but None if it is gone or damaged: to have WAL nobody needs it.
+
+        Raises: StorageError.
+        """
+        try:
+            return self.record()
+        except (CorruptData, NotFound, Refused):
+            return None
+
     def backup(self) -> StoredBackup:
         """The backup that is sent now. Raises: ClientError if there is none."""
         record = self.record()
@@ -107,7 +119,7 @@ class Offer:
 
     def wal(self, timeline: Timeline | None = None) -> SentWal:
         """The WAL of a timeline, or of the newest. Raises: as WalSource."""
-        record, end = self.record(), self.end
+        record, end = self.usable_record(), self.end
         if record is None:
             return WalSource(self.cluster, timeline, end)
         if end is None and self._is_for_clone:
@@ -132,7 +144,7 @@ class Offer:
 
     def settings(self) -> dict[str, str]:
         """What SHOW tells, by name."""
-        record = self.record()
+        record = self.usable_record()
         mode = _DEFAULT_MODE if record is None else record.data_directory_mode
         label = self._label if record is None else record.label
         return {

@@ -222,6 +222,32 @@ def test_a_repository_without_a_backup_says_so() -> None:
         assert "there is no base backup in this repository" in error.message
 
 
+def test_a_damaged_backup_keeps_nobody_from_having_wal(made: Sample) -> None:
+    cluster = stored(made)
+    with cluster.storage.writer(layout.record_object(SYSTEM, LABEL)) as writer:
+        writer.write(b"{")
+        writer.commit(replace=True)
+    first, *_ = made.segments
+    with Running(cluster) as running, running.connected() as transport:
+        assert "could not read" in refused(transport, "BASE_BACKUP").message
+        assert client.show(transport, "server_version") == "15.0"
+        client.create_slot(transport, "s", reserve_wal=True)
+        begin_stream(transport, first.start, slot="s")
+        assert receive_wal(transport, first.start, first.end) == made.segments[first]
+
+
+def test_a_backup_that_is_gone_keeps_nobody_from_having_wal(made: Sample) -> None:
+    cluster = stored(made)
+    first, *_ = made.segments
+    with pytest.raises(NotFound):
+        Offer(cluster, "20991231T235959F")
+    with Running(cluster, offer=Offer(cluster, LABEL)) as running:
+        cluster.catalog.remove(LABEL)
+        with running.connected() as transport:
+            begin_stream(transport, first.start)
+            assert receive_wal(transport, first.start, first.end) == made.segments[first]
+
+
 def test_slots_live_as_those_of_a_server(running: Running, transport: LibpqTransport) -> None:
     client.create_slot(transport, "kept", reserve_wal=True)
     with running.connected() as other:
