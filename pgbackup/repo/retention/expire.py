@@ -176,6 +176,9 @@ class _Expiry:
             if not set(self._catalog.labels()) <= known:
                 self._notes.append("a backup has begun, so the rest of the WAL stays this time")
                 return files[:begin]
+            if not set(there.running) <= set(self._catalog.under_way()):
+                self._notes.append("a backup has ended, so the rest of the WAL stays this time")
+                return files[:begin]
             if _holds_more(held_positions(self._cluster), there.slots):
                 self._notes.append("a slot has begun, so the rest of the WAL stays this time")
                 return files[:begin]

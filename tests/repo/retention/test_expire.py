@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -280,26 +281,42 @@ def test_a_timeline_without_history_stays_whole(cluster: ClusterRepository) -> N
     assert any("timeline 7: its history is missing" in note for note in outcome.notes)
 
 
-class NewBackupFileSystem(FileSystem):
-    """Begins a backup when the first segment goes."""
+class MeanwhileFileSystem(FileSystem):
+    """Something happens when the first segment goes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens = happens
+        self._has_happened = False
 
     def unlink(self, path: PathName, *, dir_fd: int | None = None) -> None:
         super().unlink(path, dir_fd=dir_fd)
-        if str(path).startswith("0000"):
-            self._folder.mkdir(exist_ok=True)
+        if str(path).startswith("0000") and not self._has_happened:
+            self._has_happened = True
+            self._happens()
 
 
 def test_a_backup_that_begins_meanwhile_stops_the_removal_of_wal(tmp_path: Path) -> None:
     for number in range(9):
         add_backup(make_cluster(LocalStorage(tmp_path)), number)
     began = tmp_path / layout.backup_folder(SYSTEM, label(9))
-    storage = LocalStorage(tmp_path, filesystem=NewBackupFileSystem(began))
+    storage = LocalStorage(tmp_path, filesystem=MeanwhileFileSystem(began.mkdir))
     outcome = run_expire(Repository.open(storage).cluster(SYSTEM), KEEP_ONE, day(10))
     assert len(outcome.files) == 64
     assert any("a backup has begun" in note for note in outcome.notes)
+
+
+def test_a_backup_that_ends_meanwhile_stops_the_removal_of_wal(tmp_path: Path) -> None:
+    """One of a standby may begin before all that had to be kept for it."""
+    other = make_cluster(LocalStorage(tmp_path))
+    for number in range(9):
+        add_backup(other, number)
+    ending = replace(other.catalog.get(label(8)), label=label(9))
+    filesystem = MeanwhileFileSystem(lambda: other.catalog.put(ending))
+    storage = LocalStorage(tmp_path, filesystem=filesystem)
+    with other.storage.lock(layout.backup_lock(SYSTEM, label(9))):
+        outcome = run_expire(Repository.open(storage).cluster(SYSTEM), KEEP_ONE, day(10))
+    assert len(outcome.files) == 64
+    assert any("a backup has ended" in note for note in outcome.notes)
 
 
 @pytest.mark.slow
