@@ -14,12 +14,16 @@ from crc32c import crc32c
 
 from pgbackup.errors import CorruptData
 from pgbackup.pg.lsn import Lsn, Segment
-from pgbackup.pg.walfile import FIRST_IS_CONTRECORD, LONG_HEADER_SIZE, LongHeader
+from pgbackup.pg.walfile import (
+    FIRST_IS_CONTRECORD,
+    LONG_HEADER_SIZE,
+    OVERWRITE_CONTRECORD,
+    LongHeader,
+)
 
 SHORT_HEADER_SIZE = 24  # bytes; xlog_internal.h, SizeOfXLogShortPHD
 RECORD_HEADER_SIZE = 24  # bytes; xlogrecord.h, SizeOfXLogRecord
 ALIGNMENT = 8  # bytes; MAXALIGN
-OVERWRITE_CONTRECORD = 0x0008  # page flag: the record before was given up; xlog_internal.h
 XLOG_SWITCH = 0x40  # of resource manager 0; pg_control.h
 
 _MANAGER = 17  # offset in a record's header; xlogrecord.h

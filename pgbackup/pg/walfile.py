@@ -21,6 +21,7 @@ PAGE_MAGIC: Final = {  # by major version; xlog_internal.h, XLOG_PAGE_MAGIC
 LONG_HEADER_SIZE: Final = 40  # bytes; on the first page of each segment
 FIRST_IS_CONTRECORD: Final = 0x0001
 LONG_HEADER: Final = 0x0002
+OVERWRITE_CONTRECORD: Final = 0x0008  # the record before was given up; xlog_internal.h
 
 _MAJOR_OF_MAGIC = {magic: major for major, magic in PAGE_MAGIC.items()}
 _ALL_FLAGS = 0x000F

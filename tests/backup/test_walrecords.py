@@ -71,6 +71,43 @@ def test_a_walk_in_pieces_finds_the_same(size: int) -> None:
             walk_pieces(segments | {second: bytes(changed)})
 
 
+@pytest.mark.parametrize("length", [20_000, MIB + 50_000], ids=["inside", "from-the-one-before"])
+def test_a_record_that_was_never_completed_is_passed_by(length: int) -> None:
+    writer = WalWriter(FIRST, SYSTEM)
+    before = writer.add(b"whole")
+    writer.add(bytes(length))
+    writer.give_up()
+    writer.previous = before
+    writer.add(b"in its place")
+    stop = writer.switch()
+    assert walk(writer.segments()).position == stop
+
+
+def test_a_record_that_just_ends_early_is_damage() -> None:
+    writer = WalWriter(FIRST, SYSTEM)
+    before = writer.add(b"whole")
+    writer.add(bytes(20_000))
+    writer.give_up()
+    writer._overwrites = False
+    writer.previous = before
+    writer.add(b"in its place")
+    writer.switch()
+    with pytest.raises(CorruptData, match="the record before does not go on here"):
+        walk(writer.segments())
+
+
+def test_a_record_that_names_another_one_before_it_is_noticed() -> None:
+    """As WAL of another run of the server does, with checksums as right as any."""
+    writer = WalWriter(FIRST, SYSTEM)
+    writer.add(b"first")
+    writer.add(b"second")
+    writer.previous -= 8
+    writer.add(b"third")
+    writer.switch()
+    with pytest.raises(CorruptData, match="it follows a record at"):
+        walk(writer.segments())
+
+
 def test_a_segment_left_out_is_noticed() -> None:
     writer = WalWriter(FIRST, SYSTEM)
     for _ in range(30):

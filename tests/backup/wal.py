@@ -6,7 +6,12 @@ import struct
 from crc32c import crc32c
 
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
-from pgbackup.pg.walfile import FIRST_IS_CONTRECORD, LONG_HEADER, PAGE_MAGIC
+from pgbackup.pg.walfile import (
+    FIRST_IS_CONTRECORD,
+    LONG_HEADER,
+    OVERWRITE_CONTRECORD,
+    PAGE_MAGIC,
+)
 
 PAGE = 8192
 MIB = 1 << 20
@@ -27,6 +32,7 @@ class WalWriter:
         self._system = system
         self._magic = PAGE_MAGIC[major]
         self._data = bytearray()
+        self._overwrites = False
         self.previous = 0
 
     @property
@@ -46,6 +52,11 @@ class WalWriter:
             left = left[room:]
         self._data += bytes(-len(self._data) % 8)
         return start
+
+    def give_up(self) -> None:
+        """Leave the last record without its last page, as a server that crashed and came back."""
+        del self._data[len(self._data) // PAGE * PAGE :]
+        self._overwrites = True
 
     def switch(self) -> Lsn:
         """End the segment as pg_switch_wal does; return the position behind the switch."""
@@ -72,6 +83,8 @@ class WalWriter:
         is_first = at % self._first.size == 0
         is_continued = remaining and self.previous != self.position
         info = (LONG_HEADER if is_first else 0) | (FIRST_IS_CONTRECORD if is_continued else 0)
+        if self._overwrites:
+            info, self._overwrites = info | OVERWRITE_CONTRECORD, False
         self._data += struct.pack(
             "<HHIQI4x",
             self._magic,

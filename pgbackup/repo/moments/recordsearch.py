@@ -22,6 +22,7 @@ from pgbackup.pg.lsn import Lsn, Segment
 from pgbackup.pg.walfile import (
     FIRST_IS_CONTRECORD,
     LONG_HEADER_SIZE,
+    OVERWRITE_CONTRECORD,
     LongHeader,
     check_segment_header,
 )
@@ -244,8 +245,8 @@ class _Search:
                 is_first = True
                 for piece in regrouped(pieces, _SMALL_PIECE):
                     left = self._last.length - len(self._stream)
-                    if is_first and left != LongHeader.parse(piece).remaining:
-                        return False
+                    if is_first and left != (header := LongHeader.parse(piece)).remaining:
+                        return bool(header.info & OVERWRITE_CONTRECORD)  # it never was completed
                     more = without_headers(piece, self._pages.size, is_first=is_first)
                     self._stream += more[:left]
                     is_first = False

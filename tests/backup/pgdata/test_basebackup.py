@@ -21,6 +21,7 @@ from pgbackup.stream.compress import Compress, ZstdSettings
 from pgbackup.stream.sink import Sink
 from pgbackup.stream.untar import TarWalker
 from tests.backup.pgdata.pgdata import make_pgdata
+from tests.pg.test_control import changed
 from tests.stream.checked_sink import CheckedSink
 from tests.stream.test_compress import decompress
 
@@ -161,6 +162,21 @@ def test_the_label_comes_first_and_pg_control_last(pgdata: Path) -> None:
     assert taken.base.contents["global/pg_control"] == (pgdata / "global/pg_control").read_bytes()
     assert taken.base.headers[-1].mode == 0o640
     assert taken.base.headers[-1].mtime == 1_700_000_000
+
+
+def test_pg_control_is_that_of_before_the_end(tmp_path: Path) -> None:
+    """A standby's tells up to where WAL is needed: after the end, that can be too far."""
+    pgdata = make_pgdata(tmp_path / "data", 15)
+    path = pgdata / "global" / "pg_control"
+    before = path.read_bytes()
+
+    class Going(Session):
+        def end(self) -> WalPosition:
+            path.write_bytes(changed(15, 32, bytes(8)).ljust(8192, b"\0"))
+            return super().end()
+
+    assert Taken(pgdata, session=Going()).base.contents["global/pg_control"] == before
+    assert path.read_bytes() != before
 
 
 def test_a_copy_that_nobody_writes_needs_no_label(pgdata: Path) -> None:

@@ -121,6 +121,21 @@ def test_a_commit_that_begins_in_one_segment_and_ends_in_the_next_belongs_to_the
     assert (list(alone.ends()), alone.is_complete, alone.last_record) == ([], False, before)
 
 
+def test_a_commit_that_was_never_completed_is_none() -> None:
+    """The server crashed, and came back to begin the next segment with something else."""
+    writer = WalWriter(Segment(Timeline(1), 5, MIB), SYSTEM)
+    before = writer.add(bytes(MIB - 40 - 4000 - 24 * 128), manager=10)
+    writer.add(main_data(struct.pack("<q", 77) + bytes(5000)), COMMIT, RM_XACT)
+    writer.give_up()
+    assert writer.position == 6 * MIB
+    writer.previous = before
+    writer.add(b"in its place")
+    writer.switch()
+    segments = writer.segments()
+    found = search(segments, next(iter(segments)))
+    assert (list(found.ends()), found.is_complete, found.last_record) == ([], True, before)
+
+
 def test_a_damaged_commit_is_not_found() -> None:
     segments, expected, _ = sample(1)
     segment = next(iter(segments))
