@@ -464,6 +464,19 @@ def test_a_socket_that_was_left_is_taken_over(running: Running, made: Sample) ->
     assert list(left.iterdir()) == []
 
 
+def test_a_socket_of_somebody_else_is_left_alone(running: Running) -> None:
+    """As where a cleaner of /tmp removed ours, and the next server came before we ended."""
+    directory = running.directory / "tidy"
+    ours = UnixListener(str(directory), PORT)
+    (directory / f".s.PGSQL.{PORT}").unlink()
+    theirs = UnixListener(str(directory), PORT)
+    ours.close()
+    with pytest.raises(Locked):
+        UnixListener(str(directory), PORT)
+    theirs.close()
+    assert list(directory.iterdir()) == []
+
+
 def test_a_cluster_of_which_nothing_is_there_is_not_served() -> None:
     cluster = stored(sample())
     other = type(cluster)(cluster.storage, SYSTEM + 1)

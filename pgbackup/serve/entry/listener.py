@@ -8,6 +8,7 @@ import pwd
 import select
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -122,7 +123,10 @@ class UnixListener(Listener):
         return self._port
 
     def close(self) -> None:
-        Path(self.path).unlink(missing_ok=True)
+        """Stop listening; a socket that somebody else has made there meanwhile stays."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self.path), self._bound):
+                Path(self.path).unlink(missing_ok=True)
         super().close()
 
     def _know(self, stream: socket.socket, address: object) -> Client:
@@ -140,6 +144,7 @@ class UnixListener(Listener):
                     hint="Choose another directory or port.",
                 )
         self._socket.bind(self.path)
+        self._bound = os.lstat(self.path)
 
 
 def system_user(stream: socket.socket) -> str:
