@@ -6,12 +6,13 @@ on nothing is, so that each run tells of it again. Segments come in pieces and n
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from pgbackup.archiving.verified import Verified, put_verified, read_verified
 from pgbackup.backup.verification.wal import check_content
 from pgbackup.backup.walrecords import WalRecords
-from pgbackup.errors import CorruptData, NotFound, WrongSystem
+from pgbackup.errors import CorruptData, NotFound, StorageError, WrongSystem
 from pgbackup.pg.lsn import Lsn, Segment
 from pgbackup.repo.coverage import Stretch
 from pgbackup.repo.inventory import read_segment_size, read_timelines
@@ -74,7 +75,8 @@ class WalScan:
         try:
             return [self._scan(stretch, todo, advance) for stretch, todo in self._plan]
         finally:
-            put_verified(self._cluster, self._verified.values())
+            with suppress(StorageError):  # who may only read checks all the same
+                put_verified(self._cluster, self._verified.values())
 
     def _add(self, stretch: Stretch, known: Sequence[Verified], *, every: bool) -> None:
         for each in known:

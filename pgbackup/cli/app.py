@@ -131,7 +131,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_options)
     wanted = [name for name in VERBS if name in arguments[:1]]
     for name in wanted or VERBS:
-        module = import_module(f"pgbackup.cli.{name.replace('-', '_')}")
+        module = import_module(_module(name))
         epilog = getattr(module, "EXIT_STATUS", EXIT_STATUS)
         verb = getattr(module, VERBS[name])
         if isinstance(verb, typer.Typer):
@@ -168,7 +168,15 @@ def _options(
 
 def _help_hint(arguments: Sequence[str]) -> str:
     verbs = [name for name in arguments[:1] if name in VERBS]
+    group = getattr(import_module(_module(verbs[0])), VERBS[verbs[0]]) if verbs else None
+    if isinstance(group, typer.Typer):
+        commands = {each.name for each in group.registered_commands}
+        verbs += [word for word in arguments[1:2] if word in commands]
     return f"Type: pgbackup {' '.join([*verbs, '--help'])}"
+
+
+def _module(verb: str) -> str:
+    return f"pgbackup.cli.{verb.replace('-', '_')}"
 
 
 def _report(error: PgbackupError, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from pgbackup.care.finding import Finding, Severity, worst
 from pgbackup.care.schedule import parse_span
 from pgbackup.cli import connection, options
 from pgbackup.cli.output import print_json
-from pgbackup.errors import ExitCode, PgbackupError
+from pgbackup.errors import ExitCode, PgbackupError, UsageError
 from pgbackup.storage.registry import open_storage
 
 UNKNOWN = 3
@@ -64,6 +64,8 @@ def check(
 
     Ends with 0 if all is well, 10 after warnings, 1 if anything is critical.
     """
+    if no_server and slot is not None:
+        raise UsageError("-S (--slot) needs a server: leave --no-server out")
     try:
         request = CheckRequest(
             slot=slot,

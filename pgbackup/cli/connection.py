@@ -8,6 +8,7 @@ import copy
 import getpass
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -138,7 +139,15 @@ class Connector:
         return {**settings, "dbname": DEFAULT_DATABASE}
 
     def _ask(self) -> None:
-        self._secret["password"] = getpass.getpass("Password: ", sys.stderr)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            try:
+                self._secret["password"] = getpass.getpass("Password: ", sys.stderr)
+            except getpass.GetPassWarning as warning:
+                raise UsageError(
+                    "there is no terminal to ask for a password on",
+                    hint="Put the password into ~/.pgpass or PGPASSFILE.",
+                ) from warning
 
 
 def split_hosts(settings: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:

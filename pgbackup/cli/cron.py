@@ -100,7 +100,7 @@ def cron(
             max_rate=None if max_rate is None else parse_rate(max_rate),
             compression=compression,
         ),
-        policy=Policy(keep_full, keep_days, parse_tiers(keep) if keep else (), pitr_days),
+        policy=Policy(keep_full, keep_days, () if keep is None else parse_tiers(keep), pitr_days),
         jobs=jobs or default_workers(),
         system=options.parse_system(system),
     )

@@ -38,7 +38,7 @@ def expire(
     after a backup stays with those of --keep-full and --keep-days; with --pitr-days, only from
     where its days begin. A backup without WAL after it can be restored as it was at its end.
     """
-    policy = Policy(keep_full, keep_days, parse_tiers(keep) if keep else (), pitr_days)
+    policy = Policy(keep_full, keep_days, () if keep is None else parse_tiers(keep), pitr_days)
     check_policy(policy)
     cluster = options.open_repository(repo).only_cluster(options.parse_system(system))
     now = datetime.now(UTC)

@@ -71,6 +71,7 @@ _MISSING_TEXTS = {
     "Connection refused": "Check that the server runs and listens there (-h, -p).",
     "No such file or directory": "Check that the server runs; name its host or socket"
     " directory with -h and its port with -p.",
+    "Permission denied": "Check that this user may enter the directory of the server's socket.",
     "timeout expired": "Check the network, or raise connect_timeout.",
 }
 

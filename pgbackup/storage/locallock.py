@@ -4,6 +4,7 @@ The file says who holds the lock. It is removed at release; one that outlives it
 without flock, hence no lock, and the next holder takes it over.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from pgbackup.storage.wording import held, lock_record
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _RECORD_LIMIT = 4096  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalLock(Lock):
@@ -122,15 +124,20 @@ def read_holder(tree: FolderTree, parts: tuple[str, ...]) -> dict[str, str] | No
 
 
 def _write_record(fd: int, record: Mapping[str, str]) -> None:
+    """Tell who we are; on a full disk nobody is told, but what makes room is not kept from it."""
     os.ftruncate(fd, 0)
-    os.pwrite(fd, json.dumps(record).encode(), 0)
+    try:
+        os.pwrite(fd, json.dumps(record).encode(), 0)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
 
 
 def _read_record(fd: int) -> dict[str, str]:
     """What the holder left; nothing if that cannot be made out, as while it is being written."""
     try:
         record = json.loads(os.pread(fd, _RECORD_LIMIT, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(record, dict):
         return {}

@@ -5,10 +5,13 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pgbackup.storage.local import LocalStorage
+from tests.backup.sample import sample
 from tests.cli.program import Answer, checked, command, environment, run, succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
@@ -206,6 +209,9 @@ def test_a_backup_that_makes_no_sense_is_refused_before_anything_is_done(
             USAGE,
             "not the name of a replication",
         ),
+        (("check", "--no-server", "-S", "slot"), USAGE, "needs a server"),
+        (("cron", "--no-server", "--keep", ""), USAGE, 'could not use --keep ""'),
+        (("expire", "--keep-full", "1", "--keep", ""), USAGE, 'could not use --keep ""'),
         (("slot",), USAGE, "missing argument 'action'. Choose from: create, drop, show"),
         (("windows", "--before", "9999-99-99"), USAGE, "could not use time"),
         (("restore", "-D", "new", "-R", "--target-latest"), USAGE, "a standby goes on"),
@@ -304,6 +310,30 @@ def test_a_full_repository_keeps_nothing_of_the_backup(server: Cluster, small_di
     check(answer, REPOSITORY, "no space left on device", "")
     assert not list(small_disk.glob("*/backups/*"))
     assert not list(small_disk.rglob(".*"))
+
+
+def test_a_full_repository_gives_what_it_has_and_makes_room(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    sample().put(LocalStorage(small_disk / "repo"))
+    with suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as fill:
+        while True:
+            fill.write(bytes(4096))
+    here = ("-B", small_disk / "repo")
+    for words in ("verify", "wal verify", "windows", "restore -D new", "expire --keep-full 1"):
+        succeed(tmp_path, *words.split(), *here)
+    answer = run(tmp_path, "pin", "latest", *here)
+    check(answer, REPOSITORY, "no space left on device", "expire --dry-run")
+
+
+def test_nobody_is_asked_for_a_password_without_a_terminal(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("backup", "-h", "/nonexistent", "-W"), cwd=tmp_path, env=environment(),
+        stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False,
+    )  # fmt: skip
+    answer = checked(done.returncode, done.stdout, done.stderr)
+    check(answer, USAGE, "there is no terminal to ask for a password on", "~/.pgpass")
+    assert len(answer.lines) == 2
 
 
 def test_an_object_that_cannot_be_written_to_its_end_keeps_nothing(

@@ -43,3 +43,5 @@ def test_the_version_is_printed(tmp_path: Path, option: str) -> None:
 def test_a_mistake_points_to_the_help_of_its_verb(tmp_path: Path) -> None:
     assert run(tmp_path, "list", "--bogus").error()[1] == "Type: pgbackup list --help"
     assert run(tmp_path, "bogus").error()[1] == "Type: pgbackup --help"
+    assert run(tmp_path, "wal", "list", "--bogus").error()[1] == "Type: pgbackup wal list --help"
+    assert run(tmp_path, "wal", "bogus").error()[1] == "Type: pgbackup wal --help"

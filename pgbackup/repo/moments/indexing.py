@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pgbackup.errors import CorruptData, NotFound, StorageDenied, WrongSystem
+from pgbackup.errors import CorruptData, NotFound, StorageError, WrongSystem
 from pgbackup.pg.lsn import Segment, Timeline
 from pgbackup.repo import layout
 from pgbackup.repo.coverage import Stretch, TimelineWal
@@ -179,7 +179,7 @@ class _Indexing:
         """Store what is new, together with smaller pieces, so that there are never many."""
         if not self._is_stored:
             return
-        with suppress(StorageDenied):  # then it is read again the next time
+        with suppress(StorageError):  # then it is read again the next time
             if self._new:
                 self._cluster.storage.reap(layout.wal_index_folder(self._cluster.system))
             for timeline in {*self._stored, *self._new}:

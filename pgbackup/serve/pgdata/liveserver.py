@@ -155,8 +155,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except ConnectionFailed as error:
-        raise ServerError(
+        lost = ServerError(
             f"could not ask the server of the data directory: {error.message}",
             sqlstate=error.sqlstate,
             hint=error.hint,
-        ) from error
+        )
+        lost.exit_code = error.exit_code
+        raise lost from error

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from pgbackup.errors import ClientError, Locked, StorageDenied, StorageError
+from pgbackup.errors import ClientError, CorruptData, Locked, StorageDenied, StorageError
 from pgbackup.interrupts import held_back
 from pgbackup.pg.lsn import Lsn, Timeline
 from pgbackup.repo import layout
@@ -111,7 +111,7 @@ def read_clients(cluster: ClusterRepository) -> list[ServedClient]:
     for path, pid in [] if root is None else _files(cluster, root):
         if cluster.storage.holder(layout.serve_lock(cluster.system, pid)) is not None:
             with suppress(FileNotFoundError):  # it has ended meanwhile
-                found += _parse(path.read_text())
+                found += _parse(path.read_text(errors="replace"))
     return found
 
 
@@ -158,7 +158,7 @@ def _parse(text: str) -> list[ServedClient]:
         document = json.loads(text)
         names = parse_standby_names(document["synchronous_standby_names"])
         statuses = [_status(row) for row in document["clients"]]
-    except (ValueError, KeyError, TypeError, ClientError):
+    except (ValueError, KeyError, TypeError, RecursionError, ClientError, CorruptData):
         return []
     return served_clients(names, statuses)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.errors import ClientError, ServerError
+from pgbackup.errors import ClientError, ExitCode, ServerError
 from pgbackup.pg.lsn import Lsn, Segment, Timeline
 from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.repo.repository import ClusterRepository, Repository
@@ -118,8 +118,11 @@ def test_a_file_that_is_recycled_while_it_is_read_is_noticed(
 
 def test_a_server_that_was_killed_is_told_of(server: Cluster, live: LiveServer) -> None:
     server.stop("immediate")
-    with pytest.raises(ServerError, match="could not ask the server of the data directory"):
+    with pytest.raises(
+        ServerError, match="could not ask the server of the data directory"
+    ) as caught:
         live.position()
+    assert caught.value.exit_code == ExitCode.CONNECTION
 
 
 @pytest.mark.parametrize("major", [13, 18])

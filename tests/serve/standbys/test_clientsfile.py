@@ -48,3 +48,17 @@ def test_who_may_not_write_serves_all_the_same(tmp_path: Path) -> None:
     clients = Clients()
     with ClientsFile(cluster, clients, ""), join(clients, "a"):
         assert files(tmp_path, cluster) == []
+
+
+def test_a_file_that_is_none_of_ours_tells_of_nobody(tmp_path: Path) -> None:
+    cluster = sample().put(LocalStorage(tmp_path))
+    clients = Clients()
+    with ClientsFile(cluster, clients, ""), join(clients, "a"):
+        wait_for(lambda: len(read_clients(cluster)) == 1)
+        (name,) = files(tmp_path, cluster)
+        path = tmp_path / layout.system_folder(cluster.system) / name
+        good = path.read_text()
+        timeline = good.replace('"a"', '"a", 0')
+        for spoiled in (b"", b"\xff", b"[" * 10_000, b"[]", b"{}", timeline.encode()):
+            path.write_bytes(spoiled)
+            assert read_clients(cluster) == []
