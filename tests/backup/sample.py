@@ -135,6 +135,7 @@ class Sample:
     """What a stored backup is made of; change it, then put it.
 
     archives: members by tablespace.
+    system:   of the manifest.
     """
 
     archives: dict[int | None, list[Member]]
@@ -145,6 +146,7 @@ class Sample:
     compressed: bool = True
     algorithm: str = "CRC32C"
     major: int = 15
+    system: int = SYSTEM
     level: int | None = 1
     tail: tuple[str, bytes] | None = None
     histories: dict[str, bytes] = field(default_factory=dict)
@@ -180,7 +182,7 @@ class Sample:
 
     def manifest(self) -> bytes:
         """What a server would say about these members."""
-        builder = ManifestBuilder(self.major, SYSTEM)
+        builder = ManifestBuilder(self.major, self.system)
         for oid, members in self.archives.items():
             prefix = "" if oid is None else f"pg_tblspc/{oid}/"
             for member in members:

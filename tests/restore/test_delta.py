@@ -19,6 +19,7 @@ from pgbackup.restore.delta import DeltaCounts
 from pgbackup.restore.existing import UNFINISHED_CONTROL
 from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind
 from pgbackup.restore.settings import Recovery
+from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from tests.backup.sample import (
@@ -437,6 +438,25 @@ class TestRefusals:
             self.refused(Refused, f"process id {server.pid} is running", cluster, tmp_path)
         delta(cluster, data)
         assert not (data / "postmaster.pid").exists()
+
+    def test_a_server_that_starts_at_this_moment(
+        self, cluster: ClusterRepository, tmp_path: Path
+    ) -> None:
+        data = tmp_path / "data"
+        words = [sys.executable, "-c", "input()"]
+        with subprocess.Popen(words, cwd=data, stdin=subprocess.PIPE) as server:
+
+            class Starting(FileSystem):
+                def rename(
+                    self, existing: PathName, new: PathName, *, dir_fd: int | None = None
+                ) -> None:
+                    super().rename(existing, new, dir_fd=dir_fd)
+                    (data / "postmaster.pid").write_text(f"{server.pid}\n{data}\n")
+
+            with pytest.raises(Refused, match=f"process id {server.pid} is running"):
+                delta(cluster, data, filesystem=Starting())
+        assert (data / "global" / "pg_control").exists()
+        assert not (data / "global" / "pg_control.pgbackup").exists()
 
     def test_what_a_killed_server_left_running(
         self, cluster: ClusterRepository, tmp_path: Path

@@ -5,11 +5,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pgbackup.errors import CorruptData, Locked, PgbackupError, Refused, WalGap
+from pgbackup.errors import CorruptData, Locked, PgbackupError, Refused, WalGap, WrongSystem
 from pgbackup.pg.lsn import Timeline
 from pgbackup.repo import layout
 from pgbackup.repo.repository import ClusterRepository
@@ -17,7 +19,7 @@ from pgbackup.restore.plan import plan_restore
 from pgbackup.restore.recoverytarget import RecoveryTarget, TargetKind
 from pgbackup.restore.run import RestoreOutcome, run_restore
 from pgbackup.restore.settings import Recovery
-from pgbackup.storage.durable import FileSystem
+from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from pgbackup.stream.progress import SilentMeter
@@ -33,7 +35,7 @@ from tests.backup.sample import (
     sample,
     symlink,
 )
-from tests.backup.wal import MIB
+from tests.backup.wal import MIB, sample_wal
 
 
 def restore(
@@ -258,11 +260,40 @@ class TestRefusals:
         restore(cluster, tmp_path / "data")
         self.fails(Refused, "not empty", cluster, tmp_path / "data")
 
+    def test_a_data_directory_with_what_only_looks_unfinished(self, tmp_path: Path) -> None:
+        cluster = sample().put(MemoryStorage())
+        restore(cluster, tmp_path / "data")
+        (tmp_path / "data" / "global" / "pg_control.pgbackup").touch()
+        self.fails(Refused, "not empty", cluster, tmp_path / "data")
+
     def test_missing_wal(self, tmp_path: Path) -> None:
         made = sample()
         cluster = made.put(MemoryStorage())
         cluster.archive.delete(next(iter(made.segments)).name)
         self.fails(WalGap, "is not in the archive", cluster, tmp_path / "data")
+
+    def test_wal_of_another_system(self, tmp_path: Path) -> None:
+        made = sample()
+        made.segments = sample_wal(SYSTEM + 1)[0]
+        cluster = made.put(MemoryStorage())
+        self.fails(WrongSystem, f"of system {SYSTEM + 1}", cluster, tmp_path / "data")
+
+    @pytest.mark.parametrize("change", [b"!", b""], ids=["changed", "shorter"])
+    def test_a_damaged_beginning_of_a_segment(self, tmp_path: Path, change: bytes) -> None:
+        made = sample()
+        last = list(made.segments)[-1]
+        content = made.segments.pop(last)[: made.stop - last.start]
+        made.tail = (f"{last.name}.partial", content)
+        cluster = made.put(MemoryStorage())
+        name = layout.backup_folder(SYSTEM, LABEL) + made.tail[0]
+        rewrite(cluster.storage, name, content[:-1] + change)
+        self.fails(CorruptData, "not what was stored", cluster, tmp_path / "data")
+
+    def test_the_manifest_of_another_system(self, tmp_path: Path) -> None:
+        made = sample()
+        made.major, made.system = 17, SYSTEM + 1
+        cluster = made.put(MemoryStorage())
+        self.fails(WrongSystem, f"manifest is of system {SYSTEM + 1}", cluster, tmp_path / "data")
 
     def test_a_changed_history_file(self, tmp_path: Path) -> None:
         made = sample()
@@ -314,6 +345,70 @@ class TestRefusals:
         with pytest.raises(CorruptData):
             restore(cluster, tmp_path / "a" / "b" / "data")
         assert list(tmp_path.iterdir()) == []
+
+
+class SyncedFileSystem(FileSystem):
+    """Notes what is made durable, in order, and when pg_control gets its name."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.devices: set[int] = set()
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        self.calls.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+
+    def sync_file_system(self, fd: int) -> None:
+        super().sync_file_system(fd)
+        self.devices.add(os.fstat(fd).st_dev)
+
+    def rename(self, existing: PathName, new: PathName, *, dir_fd: int | None = None) -> None:
+        super().rename(existing, new, dir_fd=dir_fd)
+        self.calls.append("rename")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than the others, where there are two."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as path:
+        yield Path(path)
+
+
+def test_all_file_systems_are_synced_and_then_the_name_of_pg_control(
+    tmp_path: Path, elsewhere: Path
+) -> None:
+    made = sample(tablespace=str(elsewhere / "space"))
+    filesystem = SyncedFileSystem()
+    restore(made.put(MemoryStorage()), tmp_path / "data", filesystem=filesystem)
+    assert filesystem.devices == {path.stat().st_dev for path in (tmp_path, elsewhere)}
+    assert filesystem.calls[-2:] == ["rename", str(tmp_path / "data" / "global")]
+
+
+@pytest.mark.parametrize("is_delta", [False, True], ids=["plain", "delta"])
+def test_where_the_kernel_does_not_tell_of_failures_everything_is_synced_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_delta: bool
+) -> None:
+    for module in ("run", "target"):
+        monkeypatch.setattr(f"pgbackup.restore.{module}.syncfs_reports_errors", lambda: False)
+    made = sample(tablespace=str(tmp_path / "space"))
+    cluster = made.put(MemoryStorage())
+    if is_delta:
+        restore(cluster, tmp_path / "data")
+    filesystem = SyncedFileSystem()
+    restore(cluster, tmp_path / "data", filesystem=filesystem, delta=is_delta)
+    assert not filesystem.devices
+    named = len(filesystem.calls) - filesystem.calls[::-1].index("rename")
+    before = set(filesystem.calls[: named - 1])
+    everything = {
+        str(path)
+        for top in ("data", "space")
+        for path in (tmp_path / top, *(tmp_path / top).rglob("*"))
+        if not path.is_symlink()
+    }
+    control = str(tmp_path / "data" / "global" / "pg_control")
+    assert everything - before == {control}
+    assert f"{control}.pgbackup" in before
+    assert filesystem.calls[named:] == [str(tmp_path / "data" / "global")]
 
 
 class FailingFileSystem(FileSystem):

@@ -1,5 +1,6 @@
 """LocalStorage keeps the contract, and keeps to its directory."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgbackup.errors import CorruptData, Locked, NotFound, StorageError, UsageError
-from pgbackup.storage import leftovers
+from pgbackup.storage import leftovers, locallock
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem, PathName
 from pgbackup.storage.leftovers import temporary_name, try_flock
@@ -277,6 +278,25 @@ def test_reap_leaves_a_lock_file_that_took_the_place_of_the_one_it_looked_at(
     monkeypatch.undo()
     assert storage.is_locked("a")
     locks[0].release()
+
+
+def test_a_lock_file_that_lost_its_name_at_this_moment_is_no_lock(
+    repo: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stale_lock(repo)
+    held = []
+
+    def replaced(fd: int, *, attempts: int = 1, operation: int = fcntl.LOCK_EX) -> bool:
+        if not held:
+            path.unlink()
+            held.append(os.open(path, os.O_RDWR | os.O_CREAT))
+            assert try_flock(held[0])
+        return try_flock(fd, attempts=attempts, operation=operation)
+
+    monkeypatch.setattr(locallock, "try_flock", replaced)
+    with pytest.raises(Locked):
+        storage.lock("a")
+    os.close(held[0])
 
 
 def test_the_lock_of_a_killed_process_is_free(repo: Path, storage: LocalStorage) -> None:
