@@ -1,6 +1,7 @@
 """A file that can be read again is compared whenever somebody else was faster."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from pgbackup.errors import Conflict, CorruptData
 from pgbackup.repo import layout
 from pgbackup.repo.archive import WalArchive
 from pgbackup.repo.repeatable import archive_file
+from pgbackup.storage.durable import FileSystem
+from pgbackup.storage.local import LocalStorage
 from pgbackup.storage.memory import MemoryStorage
 from tests.repo.samples import SYSTEM
 
@@ -71,3 +74,21 @@ def test_a_file_that_changes_its_length_is_not_stored(
     with pytest.raises(CorruptData, match="it is not of 16000 bytes"):
         push(storage, level, change(CONTENT))
     assert objects(storage) == []
+
+
+def test_what_is_kept_aside_of_an_unfinished_segment_is_durable(tmp_path: Path) -> None:
+    name = f"{NAME}.partial"
+    synced: list[str] = []
+
+    class Noting(FileSystem):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+
+    storage = LocalStorage(tmp_path, filesystem=Noting())
+    storage.create(layout.wal_object(SYSTEM, name, compressed=False), OTHER)
+    kept = str(tmp_path / layout.conflict_object(SYSTEM, name))
+    for _ in range(2):  # the second time somebody else may have put it there
+        synced.clear()
+        archive_file(storage, SYSTEM, name, len(CONTENT), lambda: [CONTENT], 1)
+        assert {kept, str(tmp_path / layout.conflict_object(SYSTEM, "")).rstrip("/")} <= set(synced)

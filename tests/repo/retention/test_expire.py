@@ -272,13 +272,21 @@ def test_histories_stay_without_a_hole_above_the_oldest_timeline(
     assert kept == [3, 4]
 
 
-def test_a_timeline_without_history_stays_whole(cluster: ClusterRepository) -> None:
+@pytest.mark.parametrize(
+    ("history", "state"), [(b"", "is missing"), (b"two\t0/1\n", "cannot be read")]
+)
+def test_a_timeline_without_history_stays_whole(
+    cluster: ClusterRepository, history: bytes, state: str
+) -> None:
+    if history:
+        cluster.archive.put_history(Timeline(7), history)
     for at in (1, 2):
         name = layout.segment_object(SYSTEM, segment(at, 7).name, compressed=False)
         cluster.storage.create(name, b"x")
     outcome = run_expire(cluster, KEEP_ONE, day(3))
     assert [f.number for f in outcome.files] == [*range(2 * SEGMENTS)]
-    assert any("timeline 7: its history is missing" in note for note in outcome.notes)
+    assert any(f"timeline 7: its history {state}" in note for note in outcome.notes)
+    assert (cluster.archive.find("00000007.history") is not None) is bool(history)
 
 
 class MeanwhileFileSystem(FileSystem):
