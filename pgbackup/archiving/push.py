@@ -78,7 +78,12 @@ class PushedFile:
         """
         with storage_errors("read WAL file", self.path):
             data = os.pread(self._fd, LONG_HEADER_SIZE, 0)
-        header = LongHeader.parse(data)
+        try:
+            header = LongHeader.parse(data)
+        except CorruptData as error:
+            raise CorruptData(
+                f'could not archive WAL file "{self.path}": {error.message}', hint=error.hint
+            ) from error
         if header.segment_size != self.size:
             raise CorruptData(
                 f'could not archive WAL file "{self.path}": it has {self.size} bytes, and its '

@@ -105,5 +105,7 @@ def wants_progress(progress: bool, quiet: bool) -> bool | None:
 
 
 def absolute(path: str) -> Path:
-    """A path of the command line, made absolute without following links."""
+    """A path of the command line, made absolute without following links. Raises: UsageError."""
+    if not path:
+        raise UsageError('could not use path "": it is empty')
     return Path.cwd() / path

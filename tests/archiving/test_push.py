@@ -226,7 +226,9 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
 ) -> None:
     server.write(FIRST.name, data)
     assert 1 <= server.push(FIRST.name) <= 125
-    assert reason in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert reason in said
+    assert FIRST.name in said
     assert not list(server.repo.rglob("*.zst"))
 
 

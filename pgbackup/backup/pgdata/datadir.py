@@ -18,7 +18,7 @@ from pgbackup.backup.controlfile import (
     read_beginning,
     read_control,
 )
-from pgbackup.errors import NotFound, PgbackupError, Refused
+from pgbackup.errors import NotFound, PgbackupError, Refused, UsageError
 from pgbackup.pg.control import ClusterState, ControlFile
 from pgbackup.pg.exclude import (
     IN_PLACE_SINCE,
@@ -50,7 +50,9 @@ class DataDirectory:
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Raises: NotFound, Refused, CorruptData, PgbackupError."""
+        """Raises: UsageError, NotFound, Refused, CorruptData, PgbackupError."""
+        if not path:
+            raise UsageError('could not open data directory "": the name is empty')
         path = os.path.abspath(path)
         with source_errors("open data directory", path):
             try:
