@@ -40,10 +40,14 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What has to be known of a server before its backup starts."""
+    """What has to be known of a server before its backup starts.
+
+    is_primary: it surely ends its segment of WAL with the backup.
+    """
 
     system_identifier: int
     version: int
     version_text: str
     segment_size: int
     data_directory_mode: int
+    is_primary: bool

@@ -87,6 +87,7 @@ def wal_alongside(
             folder,
             system_identifier=facts.system_identifier,
             segment_size=facts.segment_size,
+            is_primary=facts.is_primary,
             level=None if request.compression is None else request.compression.level,
         )
 
@@ -145,7 +146,13 @@ def learn_facts(transport: Transport) -> ServerFacts:
         transport.server_version_text,
         client.wal_segment_size(transport),
         int(client.show(transport, "data_directory_mode"), 8),
+        is_primary(transport),
     )
+
+
+def is_primary(transport: Transport) -> bool:
+    """Whether a server is surely no standby, where all transactions are read-only."""
+    return client.show(transport, "transaction_read_only") == "off"
 
 
 def require_wal(cluster: ClusterRepository, record: BackupRecord) -> None:

@@ -30,10 +30,10 @@ from pgbackup.storage.api import Storage
 from pgbackup.stream.sink import BackupState, Fill, Sink
 
 TAIL_PATIENCE = 10.0
-"""Seconds to wait for the end of the last segment once the stop position has arrived."""
+"""Seconds to wait for a standby's last segment to end once the stop position has arrived."""
 
 TAIL_SILENCE = 1.0
-"""Seconds without new WAL after which the last segment is taken to stay unfinished."""
+"""Seconds without new WAL after which that segment is taken to stay unfinished."""
 
 
 class WalAlongside(WalLink):
@@ -41,6 +41,7 @@ class WalAlongside(WalLink):
 
     transport: connected, for this link alone; the caller disconnects it.
     folder:    where the unfinished last segment of a standby is kept; ends in a slash.
+    is_primary: the backup is of one, so its last segment will be finished.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class WalAlongside(WalLink):
         *,
         system_identifier: int,
         segment_size: int,
+        is_primary: bool,
         level: int | None,
     ) -> None:
         super().__init__(successor)
@@ -64,7 +66,7 @@ class WalAlongside(WalLink):
         self._segment_size = segment_size
         self._level = level
         self._slot = f"pgbackup_{secrets.token_hex(6)}"
-        self._rule = StopRule()
+        self._rule = StopRule(is_primary)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -185,10 +187,14 @@ class _GivenUp(Exception):
 class StopRule:
     """When the WAL stream of a backup has brought enough.
 
+    A primary ends its segment with the backup. The rest of it comes, however long that takes: up to
+    a gigabyte of zeros. Left out, it would be a hole between the backup and all WAL after it.
+
     stop: set by the backup's thread once it knows the stop position.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_primary: bool) -> None:
+        self._is_primary = is_primary
         self.stop: WalPosition | None = None
         self.is_cancelled = False
         self._reached_at: float | None = None
@@ -206,8 +212,8 @@ class StopRule:
             return False
         if wal.segment.timeline < self.stop.timeline:  # a standby was ahead of where it turned off
             return False
-        if wal.flush_lsn >= self.stop.lsn:
-            return True
+        if wal.flush_lsn >= self.stop.lsn or self._is_primary:
+            return wal.flush_lsn >= self.stop.lsn
         now = time.monotonic()
         if wal.write_lsn != self._seen:
             self._seen, self._changed_at = wal.write_lsn, now

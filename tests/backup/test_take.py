@@ -234,7 +234,7 @@ def test_a_backup_exists_only_if_its_wal_is_there_at_its_end(tmp_path: Path, los
     cluster = Repository.open(storage, create=True).cluster(SYSTEM)
     data = DataDirectory.open(str(make_pgdata(tmp_path / "data", 13)))
     backup = DirectoryBackup(data, Session(), ReadOptions())
-    facts = ServerFacts(SYSTEM, 130000, "13", MIB, 0o700)
+    facts = ServerFacts(SYSTEM, 130000, "13", MIB, 0o700, is_primary=True)
 
     def attempt() -> BackupRecord:
         return store_backup(

@@ -31,6 +31,7 @@ from pgbackup.storage.memory import MemoryStorage
 from tests.backup.wal import MIB, sample_wal
 from tests.replication.transcript import Line, TranscriptTransport, row
 from tests.stream.checked_sink import CheckedSink, backup_state
+from tests.waiting import PATIENCE
 
 SYSTEM = 7412345678901234567
 FOLDER = f"{SYSTEM}/backups/20261122T120000F/"
@@ -128,7 +129,7 @@ def test_a_new_timeline_goes_on_in_the_segment_of_its_first_byte() -> None:
 
 def test_wal_of_a_timeline_that_was_left_does_not_reach_a_stop_on_the_next() -> None:
     """A standby may have received more of a timeline than it replays before it leaves that."""
-    rule = StopRule()
+    rule = StopRule(is_primary=True)
     rule.stop = WalPosition(Timeline(2), Lsn(SECOND.start + 5000))
     wal = archived_wal(MemoryStorage())
     pour(wal, WAL, ())
@@ -137,6 +138,21 @@ def test_wal_of_a_timeline_that_was_left_does_not_reach_a_stop_on_the_next() -> 
     wal.switch_timeline(WalPosition(Timeline(2), Lsn(SECOND.start + 3000)))
     assert not rule.is_met(wal)
     pour(wal, SEGMENTS[SECOND], ())
+    assert rule.is_met(wal)
+
+
+@pytest.mark.parametrize("is_primary", [False, True], ids=["standby", "primary"])
+def test_only_a_standby_may_leave_its_last_segment_unfinished(
+    monkeypatch: pytest.MonkeyPatch, is_primary: bool
+) -> None:
+    monkeypatch.setattr("pgbackup.backup.wal.TAIL_SILENCE", -1)
+    monkeypatch.setattr("pgbackup.backup.wal.TAIL_PATIENCE", -1)
+    rule = StopRule(is_primary)
+    rule.stop = WalPosition(Timeline(1), Lsn(SECOND.start + 5000))
+    wal = archived_wal(MemoryStorage())
+    pour(wal, WAL[: MIB + 7000], ())
+    assert rule.is_met(wal) is not is_primary
+    pour(wal, WAL[MIB + 7000 :], ())
     assert rule.is_met(wal)
 
 
@@ -212,7 +228,7 @@ def alongside(
 ) -> WalAlongside:
     return WalAlongside(
         end, transport, WalArchive(storage, SYSTEM), storage, FOLDER,
-        system_identifier=SYSTEM, segment_size=MIB, level=None,
+        system_identifier=SYSTEM, segment_size=MIB, is_primary=False, level=None,
     )  # fmt: skip
 
 
@@ -256,7 +272,7 @@ def test_a_segment_that_stays_unfinished_is_kept_beside_the_backup(
     state = backup_state()
     state.start = WalPosition(Timeline(1), START)
     link.begin_backup(state)
-    transport.is_quiet.wait(10)
+    transport.is_quiet.wait(PATIENCE)
     link.end_backup(WalPosition(Timeline(1), stop))
     link.cleanup()
     assert link.segments == [FIRST]
@@ -323,7 +339,7 @@ def test_a_backup_that_is_given_up_does_not_wait_for_the_server() -> None:
     state = backup_state()
     state.start = WalPosition(Timeline(1), START)
     link.begin_backup(state)
-    transport.is_quiet.wait(10)
+    transport.is_quiet.wait(PATIENCE)
     link.cleanup()
     assert CopyEnd() not in transport.sent
     assert not list(storage.list())

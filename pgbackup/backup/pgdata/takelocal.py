@@ -18,7 +18,13 @@ from pgbackup.backup.pgdata.session import BackupSession, OnlineSession
 from pgbackup.backup.pgdata.stopped import StoppedSession, StoppedWal
 from pgbackup.backup.receive import BackupOutcome
 from pgbackup.backup.request import BackupRequest, ServerFacts
-from pgbackup.backup.take import open_cluster, stdout_chain, store_backup, wal_alongside
+from pgbackup.backup.take import (
+    is_primary,
+    open_cluster,
+    stdout_chain,
+    store_backup,
+    wal_alongside,
+)
 from pgbackup.backup.wallink import WalLink
 from pgbackup.replication.transport import Transport
 from pgbackup.repo.catalog import BackupRecord
@@ -93,11 +99,12 @@ def open_session(
         stopped = StoppedSession(data)
         stopped.begin()
         # Which minor release wrote the files can be known from a running server alone.
-        return stopped, _facts(data, data.major * 10000, str(data.major))
+        return stopped, _facts(data, data.major * 10000, str(data.major), is_primary=False)
     transport = _connected(source.connect_for_sql, stack)
     check_served(data, transport)
     session = OnlineSession(data, transport, request.comment, fast=request.fast_checkpoint)
-    return session, _facts(data, transport.server_version, transport.server_version_text)
+    version, text = transport.server_version, transport.server_version_text
+    return session, _facts(data, version, text, is_primary=is_primary(transport))
 
 
 def _connected(connect: Connect, stack: ExitStack) -> Transport:
@@ -117,13 +124,16 @@ def _stopped_wal(
     return make
 
 
-def _facts(data: DataDirectory, version: int, version_text: str) -> ServerFacts:
+def _facts(
+    data: DataDirectory, version: int, version_text: str, *, is_primary: bool
+) -> ServerFacts:
     return ServerFacts(
         data.control.system_identifier,
         version,
         version_text,
         data.control.wal_segment_size,
         data.directory_mode,
+        is_primary,
     )
 
 
