@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from tests.archiving.serverdir import (
 )
 from tests.cli.program import ROOT, environment
 from tests.cli.program import command as program_command
+from tests.strace import failing, killed_at
+from tests.waiting import PATIENCE
 
 FIRST = segment(1)
 SECOND = segment(2)
@@ -266,7 +268,7 @@ def test_there_is_no_default_repository(server: ServerDirectory) -> None:
 
 
 def run(
-    server: ServerDirectory, *words: object, before: tuple[str, ...] = ()
+    server: ServerDirectory, *words: object, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     line = program_command("wal-get", "-B", server.repo, "--no-prefetch", *words)
     return subprocess.run([*before, *line], env=environment(), capture_output=True, check=False)
@@ -287,8 +289,7 @@ def run(
 def test_a_failing_system_call_stops_recovery(
     server: ServerDirectory, call: str, error: str
 ) -> None:
-    before = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
-    before += ("-e", f"inject={call}:error={error}")
+    before = failing(call, error)
     done = run(server, "--timeout", "0", FIRST.name, "pg_wal/RECOVERYXLOG", before=before)
     assert done.returncode == UNKNOWN, done.stderr
     assert not server.restored.exists()
@@ -299,9 +300,7 @@ def test_a_failing_system_call_stops_recovery(
 def test_a_repository_that_cannot_be_read_stops_recovery(
     server: ServerDirectory, error: str
 ) -> None:
-    before = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=openat")
-    before += ("-P", str(server.repo), "-P", str(server.archive))
-    before += ("-e", f"inject=openat:error={error}")
+    before = failing("openat", error, server.repo, server.archive)
     done = run(server, "--timeout", "0", SECOND.name, "pg_wal/RECOVERYXLOG", before=before)
     assert done.returncode == UNKNOWN, done.stderr
 
@@ -339,13 +338,13 @@ def test_what_comes_back_within_the_budget_is_delivered(
 ) -> None:
     away = server.repo.with_name("away")
     server.repo.rename(away)
-    line = program_command("wal-get", "-B", server.repo, "--timeout", "60")
+    line = program_command("wal-get", "-B", server.repo, "--timeout", "600")
     line += [FIRST.name, "pg_wal/RECOVERYXLOG"]
     running = subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE)
     with pytest.raises(subprocess.TimeoutExpired):
         running.wait(1)
     away.rename(server.repo)
-    assert running.wait(60) == DELIVERED
+    assert running.wait(PATIENCE) == DELIVERED
     assert server.restored.read_bytes() == archive
     running.communicate()
 
@@ -353,30 +352,25 @@ def test_what_comes_back_within_the_budget_is_delivered(
 @pytest.mark.usefixtures("archive")
 def test_it_gives_up_when_the_budget_is_spent(server: ServerDirectory) -> None:
     server.repo.rename(server.repo.with_name("away"))
-    began = time.monotonic()
     assert server.get(FIRST.name, "--timeout", "0.5") == UNKNOWN
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.usefixtures("archive")
 def test_sigterm_ends_it_at_once_and_by_the_signal(server: ServerDirectory) -> None:
     server.repo.rename(server.repo.with_name("away"))
-    line = program_command("wal-get", "-B", server.repo, "--timeout", "60")
+    line = program_command("wal-get", "-B", server.repo, "--timeout", "3600")
     running = subprocess.Popen([*line, FIRST.name, "pg_wal/RECOVERYXLOG"], env=environment())
     with pytest.raises(subprocess.TimeoutExpired):
         running.wait(1)
-    began = time.monotonic()
     running.terminate()
-    assert running.wait(10) == -signal.SIGTERM
-    assert time.monotonic() - began < 1
+    assert running.wait(PATIENCE) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("call", ["write", "rename"])
 def test_killed_at_any_moment_it_leaves_no_target_and_the_next_call_cleans_up(
     server: ServerDirectory, archive: bytes, call: str
 ) -> None:
-    before = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
-    before += ("-e", f"inject={call}:signal=KILL:when=1")
+    before = killed_at(call, 1)
     done = run(server, FIRST.name, "pg_wal/RECOVERYXLOG", before=before)
     assert done.returncode != 0
     assert not server.restored.exists()

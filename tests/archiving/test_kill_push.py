@@ -1,6 +1,7 @@
 """wal-push killed before each system call that matters: acknowledged is stored, the rest can be
 pushed again, and what has its name is whole."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,13 +11,12 @@ import zstandard
 
 from tests.archiving.serverdir import ServerDirectory, segment
 from tests.cli.program import command, environment
+from tests.strace import failing, killed_at, tracing
 
 pytestmark = pytest.mark.slow
 
 FIRST = segment(1)
 CALLS = ("openat", "write", "fsync", "linkat", "unlinkat", "mkdirat", "close", "fchmod", "flock")
-MOST = 80
-"""Calls of one name in a run, at most; most of them are Python's own, before the work begins."""
 
 
 def push(server: ServerDirectory, *before: str) -> int:
@@ -25,10 +25,16 @@ def push(server: ServerDirectory, *before: str) -> int:
     return subprocess.run(line, env=environment(), capture_output=True, check=False).returncode
 
 
-def count_calls(server: ServerDirectory, call: str, log: Path) -> int:
-    """How many of a system call the run makes that also makes the repository."""
-    assert push(server, "strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}") == 0
-    return len(log.read_text().splitlines())
+def calls_of_the_work(server: ServerDirectory, call: str, log: Path) -> range:
+    """Which calls of one name come from the first on the server's or the repository's files on.
+
+    Those before it are Python's own. The run is one that also makes the repository.
+    """
+    assert push(server, *tracing(call, log)) == 0
+    lines = [re.sub(r"AT_FDCWD<.*?>", "", line) for line in log.read_text().splitlines()]
+    names = (f"{server.path}/", str(server.repo), "pg_wal")  # Python lists the directory itself
+    ours = [number for number, line in enumerate(lines, 1) if any(name in line for name in names)]
+    return range(min(ours, default=1), len(lines) + 1)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -36,21 +42,18 @@ def test_killed_before_any_call_a_push_leaves_nothing_half_done(
     server: ServerDirectory, tmp_path: Path, call: str
 ) -> None:
     data = server.make(FIRST)
-    total = count_calls(server, call, tmp_path / "log")
+    numbers = calls_of_the_work(server, call, tmp_path / "log")
     stored = server.archive / f"{FIRST.name}.zst"
     killed = 0
-    for number in range(max(1, total - MOST), total + 1):
+    for number in numbers:
         shutil.rmtree(server.repo)
-        inject = f"inject={call}:signal=KILL:when={number}"
-        status = push(
-            server, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject
-        )
+        status = push(server, *killed_at(call, number))
         killed += status != 0
         if status == 0 or stored.exists():
             assert zstandard.ZstdDecompressor().decompress(stored.read_bytes()) == data
         assert push(server) == 0
         assert zstandard.ZstdDecompressor().decompress(stored.read_bytes()) == data
-    assert total == 0 or killed
+    assert killed or not numbers
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
@@ -59,14 +62,10 @@ def test_a_call_that_fails_fails_the_push_or_changes_nothing(
     server: ServerDirectory, tmp_path: Path, call: str, error: str
 ) -> None:
     data = server.make(FIRST)
-    total = count_calls(server, call, tmp_path / "log")
     stored = server.archive / f"{FIRST.name}.zst"
-    for number in range(max(1, total - 12), total + 1):
+    for number in calls_of_the_work(server, call, tmp_path / "log"):
         shutil.rmtree(server.repo)
-        inject = f"inject={call}:error={error}:when={number}"
-        status = push(
-            server, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject
-        )
+        status = push(server, *failing(call, f"{error}:when={number}"))
         assert 0 <= status <= 125
         if call == "fsync":
             assert status != 0

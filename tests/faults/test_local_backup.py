@@ -9,6 +9,7 @@ import pytest
 from tests.cli.program import Answer, checked, command, environment
 from tests.faults.scene import Scene
 from tests.fix_cluster import ClusterFactory
+from tests.strace import failing
 
 LARGE = "CREATE TABLE large AS SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 30000) n"
 
@@ -31,24 +32,6 @@ def run_under(scene: Scene, before: Sequence[object], *options: str) -> Answer:
         capture_output=True, check=False, timeout=120,
     )  # fmt: skip
     return checked(done.returncode, done.stdout, done.stderr)
-
-
-def failing(call: str, path: Path, error: str, when: str = "1+") -> list[object]:
-    """Starts a program one of whose system calls on a path fails."""
-    inject = f"inject={call}:error={error}:when={when}"
-    return [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-P",
-        path,
-        "-e",
-        f"trace={call}",
-        "-e",
-        inject,
-    ]
 
 
 def assert_nothing_is_left(scene: Scene) -> None:
@@ -116,7 +99,7 @@ def test_an_error_in_the_middle_of_a_file_ends_the_backup(scene: Scene) -> None:
     scene.server.sql(LARGE)
     path = path_of(scene, "large")
     for options in ((), ("-j", "4"), ("-Z", "none"), ("--direct-io",)):
-        answer = run_under(scene, failing("/preadv", path, "EIO", "2"), *options)
+        answer = run_under(scene, failing("/preadv", "EIO:when=2", path), *options)
         assert answer.status == 1, answer.err
         assert answer.error()[0] == f'could not read file "{path}": input/output error'
     assert_nothing_is_left(scene)
@@ -125,7 +108,7 @@ def test_an_error_in_the_middle_of_a_file_ends_the_backup(scene: Scene) -> None:
 def test_a_failing_system_call_ends_the_backup(scene: Scene) -> None:
     for call, name, what, when in FAILING:
         path = scene.server.pgdata / name
-        answer = run_under(scene, failing(call, path, "EIO", when))
+        answer = run_under(scene, failing(call, f"EIO:when={when}", path))
         assert answer.status == 1, (call, name)
         assert answer.error()[0] == f'could not {what} "{path}": input/output error'
     assert_nothing_is_left(scene)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,14 @@ from pgbackup.replication.partialfile import agrees
 from pgbackup.replication.waldir import WalDirectory
 from pgbackup.storage.durable import FileSystem, PathName
 from tests.backup.wal import MIB, sample_wal
+from tests.replication.killed import ONE, SYSTEM, directory
 from tests.replication.powercut import PowerCutFileSystem
+from tests.strace import killed_at
 
-SYSTEM = 7412345678901234567
 WAL = sample_wal(SYSTEM)[0]
 FIRST, SECOND = sorted(WAL, key=lambda segment: segment.number)
 START = WalPosition(FIRST.timeline, FIRST.start)
 BYTES = WAL[FIRST] + WAL[SECOND]
-ONE = TimelineHistory(Timeline(1))
 
 
 class FailingFileSystem(FileSystem):
@@ -74,15 +74,6 @@ class FailingFileSystem(FileSystem):
     def unlink(self, path: PathName, *, dir_fd: int | None = None) -> None:
         self.note("unlink")
         super().unlink(path, dir_fd=dir_fd)
-
-
-def directory(path: Path, filesystem: FileSystem | None = None) -> WalDirectory:
-    """A directory whose archived content is that of the plain files."""
-
-    def archived(name: str) -> Iterator[bytes] | None:
-        return iter([(path / name).read_bytes()]) if (path / name).exists() else None
-
-    return WalDirectory(path, SYSTEM, MIB, archived=archived, filesystem=filesystem)
 
 
 def feed(wal: WalDirectory, data: bytes, seed: int = 1) -> None:
@@ -549,35 +540,18 @@ def test_short_writes_are_continued(tmp_path: Path) -> None:
 STEP = int(os.environ.get("PGBACKUP_KILL_STEP", "3"))
 """Every how many-th call is one to be killed at."""
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tests.replication.test_waldir import BYTES, ONE, START, directory, feed
-with directory(Path(sys.argv[1])) as wal:
-    position = wal.resume_position(ONE) or START
-    wal.begin(position)
-    left = memoryview(BYTES)[position.lsn - START.lsn:]
-    while left:
-        wal.write(wal.write_lsn, left[:100_001])
-        left = left[100_001:]
-        wal.flush()
-        Path(sys.argv[2]).write_text(str(int(wal.flush_lsn)))
-"""
 
-
-def run_until_killed(path: Path, promise: Path, call: str, nth: int) -> bool:
-    """Run the script, killed as it enters the n-th call of one kind; False if it ended before."""
-    strace = shutil.which("strace")
-    assert strace, 'strace is missing: "apt install strace"'
-    options = ["-qq", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={nth}"]
+def receive_outside(directory: Path, before: Sequence[str] = ()) -> bool:
+    """Receive in a process of its own; whether it came to its end, and was not killed."""
+    places = (directory / "wal", directory / "promise", directory / "sent")
     done = subprocess.run(
-        [strace, "-o", "/dev/null", *options, sys.executable, "-c", SCRIPT, path, promise],
+        [*before, sys.executable, "-m", "tests.replication.killed", *places, str(int(START.lsn))],
         check=False,
         capture_output=True,
         cwd=Path(__file__).resolve().parents[2],
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    return done.returncode == 0
 
 
 @pytest.mark.slow
@@ -589,17 +563,17 @@ def test_killed_at_any_call_what_was_promised_is_there(
     tmp_path: Path, call: str, at_least: int
 ) -> None:
     nth = 1
-    promise = tmp_path / "promise"
+    path, promise = tmp_path / "wal", tmp_path / "promise"
+    (tmp_path / "sent").write_bytes(BYTES)
     while True:
-        path = tmp_path / "wal"
         shutil.rmtree(path, ignore_errors=True)
         promise.write_text(str(int(START.lsn)))
-        if not run_until_killed(path, promise, call, nth):
+        if receive_outside(tmp_path, killed_at(call, nth)):
             break
         nth += STEP
         if path.exists():
             check_promise(path, Lsn(int(promise.read_text())))
-        assert not run_until_killed(path, promise, "sync", 1), "the next run goes on"
+        assert receive_outside(tmp_path), "the next run goes on"
         assert (path / FIRST.name).read_bytes() == WAL[FIRST]
         assert (path / SECOND.name).read_bytes() == WAL[SECOND]
         assert [each for each in names(path) if each.endswith(".partial")] == []

@@ -16,6 +16,7 @@ from pgbackup.errors import Conflict, NotFound, StorageDenied, StorageError
 from pgbackup.storage.api import Storage
 from pgbackup.storage.durable import FileSystem, PathName, storage_error, syncfs_reports_errors
 from pgbackup.storage.local import LocalStorage
+from tests.strace import killed_at
 
 DATA = bytes(range(256)) * 40
 
@@ -375,15 +376,13 @@ def run_until_killed(repo: Path, call: str, nth: int) -> bool:
 
     Returns False if it ended before that.
     """
-    strace = shutil.which("strace")
-    assert strace, 'strace is missing: "apt install strace"'
     shutil.rmtree(repo, ignore_errors=True)
     storage = LocalStorage(repo)
     storage.create("system/wal/replaced", b"first")
     storage.create("system/wal/deleted", b"deleted")
-    options = ["-qq", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={nth}"]
+    before = killed_at(call, nth)
     done = subprocess.run(
-        [strace, "-o", "/dev/null", *options, sys.executable, "-c", SCRIPT, repo],
+        [*before, sys.executable, "-c", SCRIPT, repo],
         check=False,
         capture_output=True,
     )

@@ -1,8 +1,11 @@
-"""The receiver as users run it, with real servers: what was acknowledged is in the archive."""
+"""The receiver as users run it, with real servers: what was acknowledged is in the archive.
 
+PGBACKUP_SEGMENT_SIZES=all receives segments of every size that there is.
+"""
+
+import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,12 @@ CHECKPOINT_RECORD = 100
 
 ONE_MAJOR = pytest.mark.parametrize("major", [17])
 
+SMALL = [(1, 14), (2, 13), (4, 18), (8, 15), (16, 16), (32, 18), (64, 17)]
+LARGE = [(1024, 15)]
+LARGE_TOO = [(128, 13), (256, 18), (512, 14)]
+"""Sizes of segments, each with a major."""
+ALL_SIZES = os.environ.get("PGBACKUP_SEGMENT_SIZES") == "all"
+
 
 def test_wal_is_received_as_it_is_written(
     cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
@@ -56,23 +65,18 @@ def test_wal_is_received_as_it_is_written(
 @pytest.mark.parametrize(
     ("megabytes", "major"),
     [
-        (1, 14),
-        (2, 13),
-        (4, 18),
-        (8, 15),
-        (16, 16),
-        (32, 18),
-        (64, 17),
+        *SMALL,
         *(
-            pytest.param(megabytes, major, marks=pytest.mark.slow)
-            for megabytes, major in [(128, 13), (256, 18), (512, 14), (1024, 15)]
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (LARGE + LARGE_TOO if ALL_SIZES else LARGE)
         ),
     ],
 )
 def test_segments_of_any_size_are_received(
     cluster_factory: ClusterFactory, major: int, megabytes: int, receive: Receive, tmp_path: Path
 ) -> None:
-    server = cluster_factory(major, wal_segsize_mb=megabytes, settings=KEEP)
+    settings = {**KEEP, "wal_init_zero": False}  # the server's zeros take longer than all the rest
+    server = cluster_factory(major, wal_segsize_mb=megabytes, settings=settings)
     back_up(tmp_path, server)
     running = receive(server, "-Z", "zstd:1")
     wait_until_attached(server)
@@ -90,13 +94,11 @@ def test_segments_of_any_size_are_received(
 def test_a_fast_shutdown_is_not_held_up_and_its_checkpoint_is_received(
     cluster_factory: ClusterFactory, major: int, receive: Receive, tmp_path: Path
 ) -> None:
-    server = cluster_factory(major, settings=KEEP)
+    server = cluster_factory(major, settings={**KEEP, "wal_sender_timeout": 0})
     running = receive(server, "-S", "own", "-C")
     wait_until_attached(server)
     load(server, 2)
-    began = time.monotonic()
-    server.stop("fast")
-    assert time.monotonic() - began < 5
+    server.stop("fast")  # which waits for a receiver for ever
     end(running)
     (positions,) = (tmp_path / "repo").glob("*/.receive-wal.positions")
     found = read_positions(positions)
@@ -261,10 +263,8 @@ def test_signals_end_a_receiver_that_waits_for_its_server(
     running = receive(server)
     wait_until_attached(server)
     server.stop("immediate")
-    began = time.monotonic()
     running.send(number)
     assert running.wait().status == status
-    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("major", [15, 16, 17, 18])
