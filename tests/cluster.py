@@ -24,6 +24,7 @@ from tests.binaries import (
     server_majors,
 )
 from tests.postmaster import Postmaster, Setting, Settings, make_run_directory
+from tests.waiting import PATIENCE
 
 __all__ = [
     "Cluster",
@@ -47,6 +48,7 @@ DEFAULT_SETTINGS: Settings = {
     "log_replication_commands": True,
 }
 POLL_INTERVAL = 0.05
+A_DAY = 86400
 
 
 class Cluster(Postmaster):
@@ -139,27 +141,29 @@ class Cluster(Postmaster):
             return cursor.fetchall() if cursor.description else []
 
     def poll_until(
-        self, sql: str, expected: object = True, timeout: float = 30, dbname: str = "postgres"
+        self, sql: str, expected: object = True, timeout: float = PATIENCE, dbname: str = "postgres"
     ) -> None:
         """Run a query until its first value is the expected one; a server not ready is asked on.
 
         timeout: seconds.
         Raises:
-            ClusterError: the time is over; with the last value and the tail of the log.
+            ClusterError: the time is over, or the server has ended; with the last value and the
+                tail of the log.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while True:
             last: object
             try:
-                rows = self.sql(sql, dbname)
-                last = rows[0][0] if rows else None
-                if last == expected:
-                    return
+                with self.connect(dbname) as session:
+                    last = ask_until(session, sql, expected, began + timeout)
             except psycopg.OperationalError as error:
                 last = error
-            if time.monotonic() > deadline:
+            if last == expected:
+                return
+            waited = time.monotonic() - began
+            if waited > timeout or not self.running:
                 raise ClusterError(
-                    f"{sql!r} gave {last!r} instead of {expected!r} for {timeout} s\n"
+                    f"{sql!r} gave {last!r} instead of {expected!r} for {waited:.0f} s\n"
                     + self.log_tail()
                 )
             time.sleep(POLL_INTERVAL)
@@ -178,13 +182,13 @@ class Cluster(Postmaster):
         self,
         clients: int = 1,
         *,
-        seconds: int | None = None,
+        seconds: int = A_DAY,
         transactions: int | None = None,
         options: tuple[str, ...] = (),
         dbname: str = "postgres",
     ) -> subprocess.Popen[str]:
         """Start pgbench; close ends it if the test has not."""
-        length = ["-t", str(transactions)] if transactions is not None else ["-T", str(seconds)]
+        length = ["-T", str(seconds)] if transactions is None else ["-t", str(transactions)]
         words = ["-n", "-c", str(clients), *length, *options, self.conninfo(dbname)]
         process = subprocess.Popen(
             [nearest_client("pgbench", self.major), *words],
@@ -215,6 +219,16 @@ class Cluster(Postmaster):
         primary = self.conninfo(application_name=directory.name)
         standby.configure({"primary_conninfo": primary, **(settings or {})})
         return standby
+
+
+def ask_until(session: psycopg.Connection, sql: str, expected: object, deadline: float) -> object:
+    """Run a query until its first value is the expected one, or the time is over; the last."""
+    while True:
+        row = session.execute(sql).fetchone()
+        value: object = row[0] if row else None
+        if value == expected or time.monotonic() > deadline:
+            return value
+        time.sleep(POLL_INTERVAL)
 
 
 def server_account(as_caller: bool, tcp: bool) -> Account:

@@ -96,7 +96,7 @@ def expect_restored(tmp_path: Path, server: Cluster, numbers: Iterable[int]) -> 
     settings = {"synchronous_standby_names": "", "archive_mode": "off"}
     with Cluster.open_existing(place, server.major, as_caller=True, settings=settings) as restored:
         restored.start()
-        restored.poll_until("SELECT pg_is_in_recovery()", False, timeout=120)
+        restored.poll_until("SELECT pg_is_in_recovery()", False)
         there = {row[0] for row in restored.sql("SELECT number FROM seen")}
         log = restored.log
     shutil.rmtree(place)

@@ -108,7 +108,7 @@ def test_a_failing_archive_command_keeps_the_file_and_recovers(
     server.start()
     assert (status / f"{name}.ready").exists()
     (repo / "precious").unlink()
-    server.poll_until(f"SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver", timeout=90)
+    wait_until_archived(server, name)
     assert not (status / f"{name}.ready").exists()
     assert len(list(repo.glob(f"*/wal/{name}*"))) == 1
 
@@ -126,7 +126,7 @@ def cut_after(script: Path, repo: Path, name: str) -> str:
 def start_and_promote(server: Cluster) -> None:
     """Start a server whose recovery has no target, and wait for the end of recovery."""
     server.start()
-    server.poll_until("SELECT pg_is_in_recovery()", False, timeout=10)
+    server.poll_until("SELECT pg_is_in_recovery()", False)
 
 
 def test_a_repository_that_goes_away_in_mid_recovery_does_not_promote_the_server(
@@ -251,7 +251,7 @@ def test_a_standby_that_lives_on_the_archive_outlives_its_absence(
         insert(server, 2)
         standby.poll_until("SELECT pg_is_in_recovery()", True)
         repo.with_name("away").rename(repo)
-        standby.poll_until(COUNT, 250, timeout=120)
+        standby.poll_until(COUNT, 250)
         wal = standby.pgdata / "pg_wal"
         assert not list(wal.glob("RECOVERY*"))
 
@@ -270,5 +270,5 @@ def test_a_shutdown_does_not_wait_for_a_blocked_restore_command(
         standby.start()
         standby.poll_until(COUNT, 100)
         repo.rename(repo.with_name("away"))
-        standby.stop("fast", timeout=10)
+        standby.stop("fast")
         assert not standby.running

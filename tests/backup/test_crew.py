@@ -10,6 +10,7 @@ import pytest
 from pgbackup.backup.crew import Crew
 from pgbackup.errors import CorruptData, Interrupted
 from pgbackup.stream.progress import SilentMeter
+from tests.waiting import PATIENCE
 
 
 class CountingMeter(SilentMeter):
@@ -36,7 +37,7 @@ def test_every_task_is_done_once(jobs: int) -> None:
 
 
 def test_tasks_run_side_by_side() -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=PATIENCE)
     crew = Crew(2, SilentMeter())
     crew.run([meeting.wait, meeting.wait])
 
@@ -51,7 +52,7 @@ def test_the_first_error_stops_the_others_and_is_raised() -> None:
             crew.advance(1)
 
     def failing() -> None:
-        is_running.wait(10)
+        is_running.wait(PATIENCE)
         raise CorruptData("damaged")
 
     with pytest.raises(CorruptData, match="damaged"):

@@ -90,7 +90,9 @@ def test_a_run_beside_another_ends_at_once_with_success(server: Cluster, tmp_pat
         "-r", "4M", "-Z", "none",
     )  # fmt: skip
     wait_for(lambda: list(tmp_path.glob("*/*/backups/*/.base.tar.tmp-*")))
+    slow.send(signal.SIGSTOP)
     beside = cron(tmp_path, server, "--full-every", "1d")
+    slow.send(signal.SIGCONT)
     assert beside.status == 0
     assert f"process {slow.process.pid}" in beside.err
     assert slow.wait().status == 0
@@ -99,7 +101,7 @@ def test_a_run_beside_another_ends_at_once_with_success(server: Cluster, tmp_pat
 
 def test_a_killed_run_is_made_up_for_by_the_next(server: Cluster, tmp_path: Path) -> None:
     words = ("-d", server.conninfo(), "-c", "fast", "--full-every", "1d")
-    killed = program.begin(tmp_path, "cron", *words, "-r", "4M", "-Z", "none")
+    killed = program.begin(tmp_path, "cron", *words, "-r", "1M", "-Z", "none")
     wait_for(lambda: list(tmp_path.glob("*/*/backups/*/.base.tar.tmp-*")))
     killed.process.kill()
     killed.process.wait()

@@ -13,7 +13,7 @@ from tests.cli import program
 from tests.cli.program import Running
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 COLUMNS = {
     "pid", "status", "receive_start_lsn", "receive_start_tli", "written_lsn", "flushed_lsn",
@@ -105,7 +105,7 @@ def test_a_receiver_without_server_is_waiting(
 def test_a_running_backup_is_shown_until_it_is_one(
     server: Cluster, tmp_path: Path, started: list[Running]
 ) -> None:
-    words = ("-d", server.conninfo(), "-c", "fast", "-r", "2M", "-Z", "none")
+    words = ("-d", server.conninfo(), "-c", "fast", "-r", "1M", "-Z", "none")
     running = program.begin(tmp_path, "backup", *words)
     started.append(running)
     wait_for(lambda: list(tmp_path.glob("*/*/backups/*/.base.tar.tmp-*")))
@@ -139,4 +139,4 @@ def test_watching_looks_again_until_interrupted(server: Cluster, tmp_path: Path)
             if looks == 3:
                 break
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE) == 130

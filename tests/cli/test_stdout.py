@@ -8,6 +8,7 @@ import pytest
 from tests.cli.program import command, environment, run
 from tests.cluster import Cluster, client_bin
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import PATIENCE
 
 
 def stream(server: Cluster, *options: str) -> list[str]:
@@ -82,5 +83,5 @@ def test_a_reader_that_goes_ends_the_backup_quietly(cluster_factory: ClusterFact
         backup.stdout.read(512)
         backup.stdout.close()
         err = backup.stderr.read()
-        assert backup.wait(60) == 1
+        assert backup.wait(PATIENCE) == 1
     assert err == b""

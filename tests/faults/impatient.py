@@ -1,4 +1,4 @@
-"""python -m tests.faults.impatient SECONDS VERB ...: the program, with little patience for silence.
+"""python -m tests.faults.impatient SECONDS VERB ...: the program, with a patience of its own.
 
 SECONDS is how long a server may say nothing; it is a minute otherwise.
 """

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from tests.waiting import PATIENCE
+
 CHUNK = 8191
 """Bytes passed on at once; no multiple of anything, so that cuts fall anywhere."""
 
@@ -41,7 +43,7 @@ class Network:
         """Reset all connections once so many more bytes have come from the server."""
         with self._change:
             end = self._passed + after
-            assert self._change.wait_for(lambda: self._passed >= end, 60), "nothing comes"
+            assert self._change.wait_for(lambda: self._passed >= end, PATIENCE), "nothing comes"
             links, self._links = self._links, []
         for link in links:
             link.reset()
@@ -58,7 +60,7 @@ class Network:
     def wait_until_silent(self) -> None:
         """Wait until the client has sent what `fall_silent` was given."""
         with self._change:
-            assert self._change.wait_for(lambda: self._is_silent, 60), "it was not sent"
+            assert self._change.wait_for(lambda: self._is_silent, PATIENCE), "it was not sent"
 
     def lose_server(self) -> None:
         """End the connections on the server's side; the client is not told."""

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pgbackup.errors import NotFound
-from pgbackup.repo.repository import Repository
-from pgbackup.storage.local import LocalStorage
 from tests.cli.program import ROOT, environment
 from tests.faults.moments import duration, ends_within, moments
 from tests.faults.scene import Scene
@@ -33,7 +30,8 @@ def test_random_kills_leave_whole_backups_only(scene: Scene) -> None:
         under_way = scene.begin_backup("-r", "32M")
         ended = ends_within(under_way, whole * part)
         under_way.send(signal.SIGKILL)
-        assert under_way.wait().status == (0 if ended else -signal.SIGKILL)
+        status = under_way.wait().status
+        assert status == 0 or (status == -signal.SIGKILL and not ended)
         for label in set(scene.labels()) - verified:
             scene.verify(label)
             verified.add(label)
@@ -66,22 +64,11 @@ def test_a_kill_at_each_step_of_a_backup_leaves_whole_backups_only(scene: Scene,
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         killed += 1
-        for label in listed(scene.repository):
+        for label in scene.labels():
             scene.verify(label)
             shutil.rmtree(scene.repository)
     assert 5 < killed < MAX_CALLS - 1
     assert_rerun_cleans(scene)
-
-
-def listed(repository: Path) -> list[str]:
-    """What list would show, faster."""
-    try:
-        opened = Repository.open(LocalStorage(repository))
-    except NotFound:
-        return []
-    catalogs = [opened.cluster(system).catalog for system in opened.systems()]
-    assert not [each for catalog in catalogs for each in catalog.damaged()]
-    return [record.label for catalog in catalogs for record in catalog.list()]
 
 
 @STOPPING
@@ -105,10 +92,10 @@ def test_a_backup_can_be_asked_to_stop_at_any_moment(scene: Scene) -> None:
         number = (signal.SIGINT, signal.SIGTERM)[step % 2]
         known = scene.labels()
         under_way = scene.begin_backup("-r", "32M")
-        ended = ends_within(under_way, whole * (0.3 + 0.7 * part))
+        ended = ends_within(under_way, whole * part)
         under_way.send(number)
         answer = under_way.wait()
-        # A process that does not run our code yet, or any more, ends as the system says.
+        # A process that does not run our code any more ends as the system says.
         assert answer.status in {0, 130, -number}, answer.err
         assert not ended or answer.status == 0
         assert (len(scene.labels()) > len(known)) >= (answer.status == 0)

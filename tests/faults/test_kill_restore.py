@@ -25,7 +25,7 @@ def test_random_kills_leave_nothing_that_looks_whole(scene: Scene) -> None:
     for step, part in enumerate(moments()):
         target = scene.directory / f"killed{step}"
         under_way = scene.begin_restore(target)
-        ended = ends_within(under_way, whole * (0.4 + 0.6 * part))
+        ended = ends_within(under_way, whole * part)
         under_way.send(signal.SIGKILL)
         under_way.wait()
         is_whole = (target / "global" / "pg_control").exists()
@@ -52,7 +52,7 @@ def test_a_restore_can_be_asked_to_stop_at_any_moment(scene: Scene) -> None:
         number = (signal.SIGINT, signal.SIGTERM)[step % 2]
         target = scene.directory / f"stopped{step}"
         under_way = scene.begin_restore(target)
-        ends_within(under_way, whole * (0.3 + 0.7 * part))
+        ends_within(under_way, whole * part)
         under_way.send(number)
         answer = under_way.wait()
         assert answer.status in {0, 130, -number}, answer.err

@@ -11,9 +11,8 @@ from pgbackup.serve.entry.listener import user_name
 from tests.account import program_environment
 from tests.binaries import nearest_client
 from tests.cli.program import Running, begin
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
-TIMEOUT = 120
 PORT = 5432
 
 
@@ -87,7 +86,7 @@ class Serving:
         return subprocess.run(
             self.line(name, *words, major=major),
             env={**program_environment(), "PGOPTIONS": settings},
-            capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
     def succeed(self, name: str, *words: object, major: int | None = None) -> None:

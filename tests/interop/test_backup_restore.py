@@ -15,6 +15,7 @@ from tests.cli.program import succeed
 from tests.cluster import Cluster, client_bin
 from tests.fix_cluster import ClusterFactory
 from tests.interop.servers import Ledger, check_balances, check_structure, make_loaded
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.interop
 
@@ -57,8 +58,9 @@ def test_a_loaded_server_comes_back_whole(
     server = cluster_factory(major)
     source = ("--pgdata", server.pgdata) if local else ()
     first, second = make_loaded(server)
-    server.pgbench(clients=2, seconds=60)
+    server.pgbench(clients=2)
     with Ledger(server) as ledger:
+        wait_for(lambda: len(ledger.after) > 100)
         answer = succeed(
             tmp_path,
             "backup",
@@ -73,6 +75,7 @@ def test_a_loaded_server_comes_back_whole(
         )
         rows_at_end = len(ledger.after)
         server.poll_until(f"SELECT count(*) > {rows_at_end} FROM ledger")
+    server.stop("immediate")
     document = answer.document["backup"]
     system = tmp_path / "pgbackup-repo" / document["system_identifier"]
     folder = system / "backups" / document["label"]

@@ -47,7 +47,7 @@ def test_every_backup_of_a_busy_directory_is_whole(
             directory = tmp_path / str(number)
             directory.mkdir()
             with Busy(server, least) as load:
-                wait_for(lambda: load.is_under_way, 120)
+                wait_for(lambda: load.is_under_way)
                 document = back_up(server, directory, *options)
             check_copy(directory, major, space, document, ledger, least)
             shutil.rmtree(directory)

@@ -119,7 +119,7 @@ class History:
         }
         with self.restore(window, settings) as server:
             server.start()
-            server.poll_until("SELECT pg_is_wal_replay_paused()", timeout=15)
+            server.poll_until("SELECT pg_is_wal_replay_paused()")
             time: datetime | None = server.sql("SELECT pg_last_xact_replay_timestamp()")[0][0]
             return time
 

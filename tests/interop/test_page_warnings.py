@@ -162,7 +162,7 @@ def test_pages_that_the_server_is_writing_are_not_reported(
     """Few shared buffers make the server write, and read again, with each transaction."""
     server = cluster_factory(major, settings={"shared_buffers": "1MB", "fsync": False})
     server.pgbench_init(5)
-    load = server.pgbench(4, seconds=120)
+    load = server.pgbench(4)
     words = ("backup", "--pgdata", server.pgdata, "-d", server.conninfo(), "-c", "fast")
     for _ in range(LOADED_BACKUPS):
         answer = succeed(tmp_path, *words, "-q")

@@ -20,9 +20,9 @@ from tests.interop.forms import Form, long_forms, short_forms
 from tests.interop.servers import check_structure, make_loaded
 from tests.interop.serving import Serving
 from tests.interop.test_standby import catch_up, make_standby
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.interop
-TIMEOUT = 120
 TABLES = ("accounts", "branches", "tellers", "history")
 CONTENT = " UNION ALL ".join(
     f"SELECT '{name}', count(*), sum(hashtextextended(t::text, 0)) FROM pgbench_{name} AS t"
@@ -89,7 +89,7 @@ class Clone:
                 (self.target / "pg_tblspc" / name).symlink_to(place)
             place.mkdir(parents=True, exist_ok=True)
             words = ["tar", "-C", place, "--no-same-owner", "--exclude=pg_tblspc/?*", "-x"]
-            subprocess.run(words, input=plain(archive), check=True, timeout=TIMEOUT)
+            subprocess.run(words, input=plain(archive), check=True, timeout=PATIENCE)
         manifest = self._taken / "backup_manifest"
         if manifest.exists():
             (self.target / "backup_manifest").write_bytes(manifest.read_bytes())
@@ -103,7 +103,8 @@ class Clone:
         has_wal = self.form.wal != "none" and major == self.source.major
         done = subprocess.run(
             [client_bin("pg_verifybackup", major), *([] if has_wal else ["-n"]), self.target],
-            env=program_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env=program_environment(), capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 

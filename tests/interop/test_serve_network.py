@@ -15,10 +15,9 @@ from tests.binaries import client_bin
 from tests.cli.program import begin, run, run_with_input, succeed
 from tests.fix_cluster import ClusterFactory
 from tests.serve.entry.certificates import Authority
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.interop
-TIMEOUT = 120
 SEGMENT_SIZE = 1 << 20
 PASSWORDS = {"everything": "first secret", "copies": "second secret"}
 
@@ -71,7 +70,7 @@ class Served:
         environment = program_environment() | {"PGPASSWORD": PASSWORDS.get(user, "")}
         return subprocess.run(
             [client_bin(name, major), "-w", "-d", conninfo, *map(str, words)],
-            env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
     def certificate(self) -> dict[str, str]:
@@ -110,7 +109,7 @@ def test_a_backup_comes_over_the_network(
     assert done.returncode == 0, done.stderr
     checked = subprocess.run(
         [client_bin("pg_verifybackup", 15), target], env=program_environment(),
-        capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stderr
 

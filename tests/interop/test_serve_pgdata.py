@@ -12,9 +12,9 @@ from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.interop.servers import check_balances, check_structure, make_loaded
 from tests.interop.serving import Serving
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.interop
-TIMEOUT = 120
 
 
 def serving(directory: Path, server: Cluster, repo: str = "repo") -> Serving:
@@ -32,7 +32,7 @@ def mapped(spaces: tuple[Path, ...], target: Path) -> list[str]:
 def verify(target: Path, major: int) -> None:
     done = subprocess.run(
         [client_bin("pg_verifybackup", major), target],
-        env=program_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        env=program_environment(), capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -47,7 +47,7 @@ def test_a_running_server_is_cloned_with_its_wal(
         for wal in ("fetch", "stream"):
             target = tmp_path / wal
             words = ("-c", "fast", "-X", wal, "-P", *mapped(spaces, target))
-            load = server.pgbench(seconds=60)
+            load = server.pgbench()
             served.succeed("pg_basebackup", "-D", target, *words)
             load.terminate()
             load.wait()
@@ -77,7 +77,7 @@ def test_options_that_a_stored_backup_cannot_fulfil_are(
         assert len(names) == 1 + len(spaces)
         listed = subprocess.run(
             ["tar", "-I", "zstd", "-tf", taken / "base.tar.zst"],
-            capture_output=True, text=True, check=True, timeout=TIMEOUT,
+            capture_output=True, text=True, check=True, timeout=PATIENCE,
         ).stdout.splitlines()  # fmt: skip
         assert listed[:2] == ["backup_label", "tablespace_map"]
         assert not [name for name in listed if name.startswith("pg_tblspc/1")]

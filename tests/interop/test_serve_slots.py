@@ -13,7 +13,7 @@ from tests.cli.program import succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.interop.serving import Serving
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.interop
 MIB = 1 << 20
@@ -117,9 +117,9 @@ def test_a_slot_in_use_is_not_dropped_but_with_wait(serving: Serving, tmp_path: 
         assert "used" in slots(tmp_path)
         assert waiting.poll() is None
         receiver.send_signal(signal.SIGINT)
-        _, err = receiver.communicate(timeout=60)
+        _, err = receiver.communicate(timeout=PATIENCE)
         assert receiver.returncode == 0, err
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=PATIENCE)
         assert waiting.returncode == 0, err
     finally:
         receiver.kill()

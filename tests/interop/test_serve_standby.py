@@ -72,7 +72,7 @@ class Follower:
         """Have the primary write, and wait until the standby shows it."""
         number = next(self._numbers)
         primary.sql(f"INSERT INTO t SELECT {number}, repeat('x', 1000) FROM generate_series(1, 50)")
-        self.server.poll_until(f"SELECT count(*) FROM t WHERE n = {number}", 50, timeout=60)
+        self.server.poll_until(f"SELECT count(*) FROM t WHERE n = {number}", 50)
 
     def receiver(self) -> int:
         """The process that streams now."""

@@ -13,13 +13,13 @@ from tests.cli.program import succeed
 from tests.fix_cluster import ClusterFactory
 from tests.interop.serving import Serving
 from tests.repo.samples import MIB
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.interop
 MAJOR = 17
-TIMEOUT = 120
 SLOWLY = "4M"
 """A second; a backup of about 25 MB takes six."""
+VERY_SLOWLY = "1M"
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def repo(cluster_factory: ClusterFactory, tmp_path: Path) -> Path:
     return tmp_path / "repo"
 
 
-def begin_backup(serving: Serving, target: Path) -> subprocess.Popen[str]:
+def begin_backup(serving: Serving, target: Path, rate: str) -> subprocess.Popen[str]:
     """A slow base backup, of which something has come."""
-    words = ("-D", target, "-X", "stream", "--max-rate", SLOWLY)
+    words = ("-D", target, "-X", "stream", "--max-rate", rate)
     process = serving.begin_client("pg_basebackup", *words)
     wait_for(lambda: (target / "base").exists())
     return process
@@ -41,22 +41,22 @@ def begin_backup(serving: Serving, target: Path) -> subprocess.Popen[str]:
 def test_a_base_backup_may_finish(repo: Path, tmp_path: Path) -> None:
     target = tmp_path / "data"
     with Serving(tmp_path, repo, MAJOR, "--grace", "100") as serving:
-        process = begin_backup(serving, target)
+        process = begin_backup(serving, target, SLOWLY)
         serving.stop()
-        _, said = process.communicate(timeout=TIMEOUT)
+        _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
     done = subprocess.run(
         [client_bin("pg_verifybackup", MAJOR), target],
-        env=program_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False,
+        env=program_environment(), capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
 def test_a_base_backup_that_takes_too_long_ends_with_an_error(repo: Path, tmp_path: Path) -> None:
     with Serving(tmp_path, repo, MAJOR, "--grace", "0") as serving:
-        process = begin_backup(serving, tmp_path / "data")
+        process = begin_backup(serving, tmp_path / "data", VERY_SLOWLY)
         serving.stop(cuts_off=True)
-        _, said = process.communicate(timeout=TIMEOUT)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "COPY stream ended before last file was finished" in said, "its words for any error"
 
@@ -71,7 +71,7 @@ def test_a_receiver_is_let_go_when_it_has_all_wal(repo: Path, tmp_path: Path) ->
         process = serving.begin_client("pg_receivewal", "-D", target, "--synchronous", "-n")
         wait_for((target / first).exists)
         serving.stop()
-        _, said = process.communicate(timeout=TIMEOUT)
+        _, said = process.communicate(timeout=PATIENCE)
         assert "terminating connection" not in said
     for name in names:
         assert (target / name).read_bytes() == b"".join(archive.chunks(name, MIB))

@@ -1,10 +1,13 @@
 """Backups from standbys, and of servers that have been promoted."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Answer, begin, run, succeed
+from tests.cli.program import Answer, Running, begin, run, succeed
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.interop.servers import check_structure
@@ -38,6 +41,17 @@ def words(server: Cluster, local: bool) -> tuple[object, ...]:
 
 def backup(directory: Path, server: Cluster, local: bool, *options: object) -> Answer:
     return run(directory, *words(server, local), "--json", *options)
+
+
+@contextmanager
+def halted(under_way: Running, server: Cluster) -> Iterator[None]:
+    """Let a backup stand still, once archives and WAL are flowing, until the block ends."""
+    server.poll_until(STREAMING)
+    under_way.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        under_way.send(signal.SIGCONT)
 
 
 def labels(directory: Path) -> list[str]:
@@ -80,9 +94,10 @@ def test_a_backup_of_a_busy_standby_can_be_restored(
     primary = cluster_factory(16)
     primary.pgbench_init()
     with make_standby(primary) as standby:
-        primary.pgbench(clients=2, seconds=60)
+        primary.pgbench(clients=2)
         answer = backup(tmp_path, standby, local, "-r", "20M")
         assert answer.status == 0, answer.err
+    primary.stop("immediate")
     assert answer.document["backup"]["wal"], "whole segments, too"
     succeed(tmp_path, "verify")
     target = tmp_path / "data"
@@ -100,10 +115,10 @@ def test_a_promotion_during_the_backup_fails_it(
     primary = cluster_factory(major)
     primary.pgbench_init()
     with make_standby(primary) as standby:
-        under_way = begin(tmp_path, *words(standby, local), "-r", "5M")
+        under_way = begin(tmp_path, *words(standby, local), "-r", "12M")
         try:
-            standby.poll_until(STREAMING)
-            standby.promote()
+            with halted(under_way, standby):
+                standby.promote()
         finally:
             answer = under_way.wait()
         assert answer.status == 1, answer.err
@@ -155,12 +170,12 @@ def test_a_standby_that_follows_a_promotion_during_its_backup_can_be_restored(
         last.start()
         under_way = begin(tmp_path, *words(last, local), "-r", "12M", "--json")
         try:
-            last.poll_until(STREAMING)
-            middle.promote()
-            middle.sql("CREATE TABLE after_promotion AS SELECT 1 AS n")
-            middle.sql("CHECKPOINT")
-            last.poll_until("SELECT to_regclass('after_promotion') IS NOT NULL")
-            last.sql("CHECKPOINT")
+            with halted(under_way, last):
+                middle.promote()
+                middle.sql("CREATE TABLE after_promotion AS SELECT 1 AS n")
+                middle.sql("CHECKPOINT")
+                last.poll_until("SELECT to_regclass('after_promotion') IS NOT NULL")
+                last.sql("CHECKPOINT")
         finally:
             answer = under_way.wait()
     assert answer.status == 0, answer.err

@@ -61,7 +61,7 @@ def make_two_timelines(factory: ClusterFactory, major: int, directory: Path) -> 
 def fail_over(primary: Cluster, heir: Cluster) -> None:
     """Have a standby take over with all that was written."""
     ((position,),) = primary.sql("SELECT pg_current_wal_lsn()::text")
-    heir.poll_until(f"SELECT pg_last_wal_replay_lsn() >= '{position}'", timeout=60)
+    heir.poll_until(f"SELECT pg_last_wal_replay_lsn() >= '{position}'")
     primary.stop()
     heir.promote()
 

@@ -26,6 +26,7 @@ from pgbackup.replication.transport import (
 from pgbackup.wire.commands import Show, StartPhysicalReplication
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import PATIENCE
 
 
 class Garbled:
@@ -389,7 +390,7 @@ def peer_on_port(talk: Callable[[socket.socket], None]) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the connection was not closed"
 
 

@@ -14,7 +14,7 @@ from pgbackup.replication.libpq import LibpqTransport
 from pgbackup.serve.entry.listener import user_name
 from pgbackup.wire.messages import XLogData, parse_stream_message
 from tests.cli import program
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 NAME = "relay"
 """Of the receiver, in the server's pg_stat_replication."""
@@ -73,7 +73,7 @@ class Relay:
             self.running = None
 
     def wait_until_serving(self) -> None:
-        wait_for(self._is_ready, 60)
+        wait_for(self._is_ready)
 
     def conninfo(self, name: str = "test") -> str:
         return f"host={self.socket} port=5432 user={user_name()} application_name={name}"
@@ -101,7 +101,7 @@ def receive_up_to(transport: LibpqTransport, start: int, end: int) -> bytes:
     """WAL of a stream that has begun, up to a position or a little more; the bytes join."""
     found = b""
     while start + len(found) < end:
-        event = client.expect_event(transport, 60)
+        event = client.expect_event(transport, PATIENCE)
         assert isinstance(event, memoryview)
         message = parse_stream_message(event)
         if isinstance(message, XLogData):

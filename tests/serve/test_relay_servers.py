@@ -16,7 +16,7 @@ from tests.fix_cluster import ClusterFactory
 from tests.repo.samples import MIB
 from tests.serve.relaying import NAME, Relay, receive_up_to
 from tests.serve.wal.test_walstream_servers import in_pg_wal, write
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 ROUNDS = 5
 ATTACHED = f"SELECT count(*)::int FROM pg_stat_replication WHERE application_name = '{NAME}'"
@@ -33,7 +33,7 @@ def test_a_relay_begins_with_nothing_and_sends_on_what_it_receives(
         found = client.identify_system(transport).flushed
         start = Segment.containing(Timeline(1), found.lsn, MIB).start
         transport.send(StartPhysicalReplication(start, Timeline(1)))
-        assert isinstance(client.expect_event(transport, 30), CopyBegin)
+        assert isinstance(client.expect_event(transport, PATIENCE), CopyBegin)
         received = b""
         for number in range(ROUNDS):
             end = write(server)
@@ -42,7 +42,7 @@ def test_a_relay_begins_with_nothing_and_sends_on_what_it_receives(
                 server.restart()
                 load(server)
         assert received == in_pg_wal(server, 1, start, start + len(received))
-    assert server.sql("SELECT active FROM pg_replication_slots") == [(False,)]
+    server.poll_until("SELECT active FROM pg_replication_slots", False)
 
 
 def test_what_is_archived_is_served_while_the_server_is_down(
@@ -78,14 +78,16 @@ def test_status_shows_the_clients_of_a_relay(
             wait_for(lambda: client.identify_system(transport).flushed.lsn)
             end = client.identify_system(transport).flushed.lsn
             transport.send(StartPhysicalReplication(end, Timeline(1)))
-            assert isinstance(client.expect_event(transport, 30), CopyBegin)
+            assert isinstance(client.expect_event(transport, PATIENCE), CopyBegin)
             transport.send(standby_status(end, end, Lsn(0)))
-            wait_for(lambda: [each["sync_state"] for each in clients()] == ["sync"], 60)
+            wait_for(lambda: [each["sync_state"] for each in clients()] == ["sync"])
             (row,) = clients()
-            assert {**row, "pid": 0, "backend_start": "", "reply_time": ""} == {
+            assert Lsn.parse(str(row["sent_lsn"])) >= end
+            changing = {"pid": 0, "backend_start": "", "reply_time": "", "sent_lsn": ""}
+            assert row | changing == {
                 "pid": 0, "usename": user_name(), "application_name": "s1", "client_addr": None,
                 "client_port": None, "backend_start": "", "state": "streaming",
-                "sent_lsn": str(end), "write_lsn": str(end), "flush_lsn": str(end),
+                "sent_lsn": "", "write_lsn": str(end), "flush_lsn": str(end),
                 "replay_lsn": None, "write_lag": None, "flush_lag": None, "replay_lag": None,
                 "sync_priority": 1, "sync_state": "sync", "reply_time": "",
             }  # fmt: skip

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from pgbackup.stream.buffers import BufferPool, release_all
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("headroom", [0, 1, 25, 4096])
@@ -78,12 +79,12 @@ def test_acquire_waits_until_a_buffer_is_given_back() -> None:
 
     thread = threading.Thread(target=borrow)
     thread.start()
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE)
     assert not got.wait(0.05), "a buffer came out of an empty pool"
     assert pool.lent == 2
     first.release()
-    assert got.wait(10)
-    thread.join(10)
+    assert got.wait(PATIENCE)
+    thread.join(PATIENCE)
     second.release()
     pool.close()
 
@@ -105,12 +106,12 @@ def test_a_fast_producer_is_held_to_the_pace_of_its_consumer() -> None:
     thread = threading.Thread(target=produce)
     thread.start()
     for _ in range(200):
-        assert waiting.acquire(timeout=10)
+        assert waiting.acquire(timeout=PATIENCE)
         most = max(most, len(borrowed))
         buffer = borrowed.pop(0)
         full.append(bytes(buffer.view))
         buffer.release()
-    thread.join(10)
+    thread.join(PATIENCE)
     pool.close()
     assert full == [number.to_bytes(8, "big") for number in range(200)]
     assert most <= 3

@@ -16,6 +16,7 @@ from pgbackup.stream.seekable import FOOTER_SIZE, Frame, decode_seek_table, seek
 from pgbackup.stream.sink import End, Sink
 from tests.stream.checked_sink import CheckedSink, backup_state, send
 from tests.stream.link_contract import ARCHIVES, MANIFEST, LinkContract
+from tests.waiting import PATIENCE
 
 FRAME_SIZE = 4096
 
@@ -177,7 +178,7 @@ def test_a_flush_ends_a_frame_and_its_deferred_contents_are_written() -> None:
     assert len(link.buffer) == FRAME_SIZE
     link.archive_later(100, lambda memory: is_written.set())
     link.flush()
-    assert is_written.wait(10)
+    assert is_written.wait(PATIENCE)
     assert len(link.buffer) == FRAME_SIZE
     link.buffer[:7] = bytes(7)
     link.archive_contents(7)

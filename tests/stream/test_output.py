@@ -9,6 +9,7 @@ import pytest
 from pgbackup.stream.output import Output
 from pgbackup.stream.sink import LARGEST_ROOM
 from tests.stream.checked_sink import STOP, send
+from tests.waiting import PATIENCE
 
 CONTENT = bytes(range(256)) * 20_000
 
@@ -35,7 +36,7 @@ def test_a_slow_reader_gets_everything_in_order() -> None:
     thread.start()
     send(Output(writer), {"base.tar": CONTENT})
     os.close(writer)
-    thread.join(10)
+    thread.join(PATIENCE)
     os.close(reader)
     assert received == CONTENT
 

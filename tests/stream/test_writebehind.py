@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pgbackup.stream.writebehind import WriteBehind
+from tests.waiting import PATIENCE
 
 
 class Disk:
@@ -23,7 +24,7 @@ class Disk:
     def write(self, data: memoryview) -> None:
         self.threads.add(threading.current_thread().name)
         self.is_writing.set()
-        assert self.may_go_on.wait(10)
+        assert self.may_go_on.wait(PATIENCE)
         if self._fail_at is not None and len(self.pieces) >= self._fail_at:
             raise OSError(28, "No space left on device")
         self.pieces.append(bytes(data))
@@ -112,7 +113,7 @@ def test_the_owner_goes_on_while_the_target_writes_and_then_waits() -> None:
     disk, writer = Disk(), WriteBehind(count=3, size=8)
     disk.may_go_on.clear()
     add(writer, disk, b"1" * 8)
-    assert disk.is_writing.wait(10)
+    assert disk.is_writing.wait(PATIENCE)
     add(writer, disk, b"2" * 15)
     assert disk.pieces == []
     blocked = threading.Thread(target=add, args=(writer, disk, b"3"))
@@ -120,7 +121,7 @@ def test_the_owner_goes_on_while_the_target_writes_and_then_waits() -> None:
     blocked.join(0.05)
     assert blocked.is_alive(), "more was taken than the buffers hold"
     disk.may_go_on.set()
-    blocked.join(10)
+    blocked.join(PATIENCE)
     writer.wait()
     writer.close()
     assert disk.pieces == [b"1" * 8, b"2" * 8, b"2" * 7 + b"3"]
@@ -191,7 +192,7 @@ def test_close_waits_for_what_was_put() -> None:
     closer = threading.Thread(target=writer.close)
     closer.start()
     disk.may_go_on.set()
-    closer.join(10)
+    closer.join(PATIENCE)
     assert not closer.is_alive()
     assert disk.pieces == [b"x" * 8] * 3
 
@@ -213,7 +214,7 @@ def test_an_interrupt_while_a_buffer_is_awaited_is_not_covered_by_another_error(
     behind = WriteBehind(count=2, size=8)
 
     def write(data: memoryview) -> None:
-        going_on.wait(10)
+        going_on.wait(PATIENCE)
 
     def fill_all() -> None:
         try:

@@ -9,6 +9,7 @@ from pgbackup.pg.lsn import Lsn, Timeline, WalPosition
 from pgbackup.wire import results
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import PATIENCE
 from tests.wire.startup_packets import REPLICATION, startup
 
 Ask = Callable[[str], bytes]
@@ -19,7 +20,7 @@ class Walsender:
 
     def __init__(self, server: Cluster) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(20)
+        self._socket.settimeout(PATIENCE)
         self._socket.connect(f"{server.run_directory}/.s.PGSQL.{server.port}")
         body = startup(*REPLICATION)
         self._socket.sendall((len(body) + 4).to_bytes(4) + body)

@@ -4,6 +4,7 @@ import socket
 
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
+from tests.waiting import PATIENCE
 from tests.wire.startup_packets import WRONG
 
 
@@ -11,7 +12,7 @@ def answer(server: Cluster, body: bytes) -> bytes:
     """All that the server sends before it closes the connection."""
     got = b""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         connection.connect(f"{server.run_directory}/.s.PGSQL.{server.port}")
         connection.sendall((len(body) + 4).to_bytes(4) + body)
         while data := connection.recv(65536):

@@ -11,6 +11,7 @@ from crc32c import crc32c
 from pgbackup.backup.pgdata.filesum import new_sum
 from pgbackup.backup.pgdata.outstanding import Outstanding
 from pgbackup.errors import PgbackupError
+from tests.waiting import PATIENCE
 
 CONTENT = random.Random(3).randbytes(100_000)
 CUTS = [0, 1, 4096, 4097, 50_000, 99_999, 100_000]
@@ -49,7 +50,7 @@ def test_pieces_of_a_digest_wait_for_the_one_before(algorithm: str) -> None:
         threads.append(threading.Thread(target=add, args=(offset, data)))
         threads[-1].start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert total.digest() == hashlib.new(algorithm, CONTENT).digest()
     outstanding.wait_for_all()
 
@@ -68,7 +69,7 @@ def test_nobody_waits_for_a_piece_that_cannot_be_read() -> None:
     thread = threading.Thread(target=add)
     thread.start()
     outstanding.give_up()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert len(errors) == 1
     with pytest.raises(PgbackupError):
         outstanding.wait_for_all()

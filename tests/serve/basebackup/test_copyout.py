@@ -17,6 +17,7 @@ from pgbackup.serve.basebackup.copyout import (
 from pgbackup.stream.progress import Progress, SilentMeter
 from tests.serve.basebackup.received import Collected, TypedBackup, rows
 from tests.stream.checked_sink import backup_state, send
+from tests.waiting import PATIENCE
 
 SIZES = [0, 1, 511, 512, 513, LARGEST_MESSAGE, LARGEST_MESSAGE + 700, 200_000]
 PIECES = [(1 << 30,), (7, 8192, 100), (511, 513)]
@@ -142,7 +143,7 @@ def test_a_page_is_written_while_the_one_before_is_sent() -> None:
 
         def send(self, *parts: bytes | bytearray | memoryview) -> None:
             if any(len(part) == LARGEST_MESSAGE for part in parts):
-                assert second_began.wait(30)
+                assert second_began.wait(PATIENCE)
             super().send(*parts)
 
     def first(memory: memoryview) -> None:

@@ -37,7 +37,7 @@ USERS = {
     "machine": User("machine", certificate_names=frozenset({"standby.example.com"})),
 }
 GATE = Gate(USERS, owner="backup", secret=b"only for this test")
-HANDSHAKE_SECONDS = 20
+HANDSHAKE_SECONDS = 60
 
 Secure = Callable[[socket.socket, Client], tuple[socket.socket, Client]]
 

@@ -11,6 +11,7 @@ from pgbackup.serve.entry.verifier import make_verifier
 from tests.cluster import Cluster
 from tests.fix_cluster import ClusterFactory
 from tests.serve.entry.test_scram import final_message
+from tests.waiting import PATIENCE
 from tests.wire.startup_packets import startup
 
 Send = Callable[[bytes], bytes]
@@ -102,7 +103,7 @@ def theirs(server: Cluster) -> Begin:
             return connection.recv(65536)
 
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             connection.connect(f"{server.run_directory}/.s.PGSQL.{server.port}")
             yield send
 
