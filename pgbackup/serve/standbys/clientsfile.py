@@ -42,7 +42,14 @@ class ClientsFile:
     names: the value of synchronous_standby_names.
     """
 
-    def __init__(self, cluster: ClusterRepository, clients: Clients, names: str) -> None:
+    def __init__(
+        self,
+        cluster: ClusterRepository,
+        clients: Clients,
+        names: str,
+        filesystem: FileSystem | None = None,
+    ) -> None:
+        self._filesystem = filesystem or FileSystem()
         self._cluster = cluster
         self._clients = clients
         self._names = names
@@ -86,14 +93,16 @@ class ClientsFile:
         content = json.dumps({"synchronous_standby_names": self._names, "clients": rows})
         folder, name = os.path.split(self._path)
         temporary = f"{folder}/{temporary_name(name)}"
-        filesystem = FileSystem()
         with storage_errors("write file", self._path):
-            fd = filesystem.open_new(temporary)
+            fd = self._filesystem.open_new(temporary)
             try:
-                filesystem.write_all(fd, content.encode())
+                self._filesystem.write_all(fd, content.encode())
+                self._filesystem.rename(temporary, self._path)
+            except BaseException:
+                self._filesystem.unlink(temporary)
+                raise
             finally:
-                filesystem.close(fd)
-            filesystem.rename(temporary, self._path)
+                self._filesystem.close(fd)
 
 
 class ServedClient(NamedTuple):

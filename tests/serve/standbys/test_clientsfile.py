@@ -1,5 +1,7 @@
 """What processes of one host tell each other of whom they serve."""
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from pgbackup.repo.repository import ClusterRepository, Repository
 from pgbackup.serve.standbys.clients import Clients
 from pgbackup.serve.standbys.clientsfile import ClientsFile, read_clients
 from pgbackup.storage.api import Lock
+from pgbackup.storage.durable import FileSystem
 from pgbackup.storage.local import LocalStorage
 from tests.backup.sample import sample
 from tests.serve.standbys.test_clients import join
@@ -20,6 +23,16 @@ class ReadOnly(LocalStorage):
 
     def lock(self, name: str, owner: Mapping[str, str] | None = None) -> Lock:
         raise StorageDenied(f'could not lock "{name}": the file system is mounted read-only')
+
+
+class Full(FileSystem):
+    """A device without room for contents. refused: how often."""
+
+    refused = 0
+
+    def write_all(self, fd: int, view: bytes | bytearray | memoryview) -> None:
+        self.refused += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def files(directory: Path, cluster: ClusterRepository) -> list[str]:
@@ -62,3 +75,13 @@ def test_a_file_that_is_none_of_ours_tells_of_nobody(tmp_path: Path) -> None:
         for spoiled in (b"", b"\xff", b"[" * 10_000, b"[]", b"{}", timeline.encode()):
             path.write_bytes(spoiled)
             assert read_clients(cluster) == []
+
+
+def test_a_full_disk_is_not_filled_with_attempts(tmp_path: Path) -> None:
+    cluster = sample().put(LocalStorage(tmp_path))
+    folder = tmp_path / layout.system_folder(cluster.system)
+    before = set(folder.iterdir())
+    clients, full = Clients(), Full()
+    with ClientsFile(cluster, clients, "", full), join(clients, "a"):
+        wait_for(lambda: full.refused > 1)
+    assert set(folder.iterdir()) == before
