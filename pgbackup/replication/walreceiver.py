@@ -38,7 +38,7 @@ SILENCE_LIMIT = 60.0
 """Seconds of silence until the server counts as gone; default of wal_receiver_timeout."""
 
 TICK = 0.2
-"""Seconds between looks at the stop rule while nothing comes."""
+"""Seconds between looks at the stop rule while nothing comes, and between answers without news."""
 
 MAX_UNFLUSHED = 1 << 20
 """Bytes after which a stream that flushes when drained does so while more is coming."""
@@ -119,6 +119,7 @@ class WalStream:
         self._last_report = 0.0
         self._last_heard = 0.0
         self._has_pinged = False
+        self._is_asked = False
         self.server_end = Lsn(0)
 
     def run(self, start: WalPosition) -> WalPosition | None:
@@ -158,8 +159,7 @@ class WalStream:
                 return self._follow()
             else:
                 raise ConnectionFailed("the server ended its WAL stream, it is shutting down")
-            is_due = time.monotonic() - self._last_report >= STATUS_INTERVAL
-            if is_due or (self._quorum is not None and self._confirmed() != self._reported):
+            if self._is_report_due():
                 self._report()
         self._stop()
         return None
@@ -198,13 +198,26 @@ class WalStream:
             self._destination.write(message.start, message.data)
         elif message.reply_requested:
             self._destination.flush()
-            self._report()
+            self._is_asked = True
+
+    def _is_report_due(self) -> bool:
+        """Tell whether to report: asked, for news of the quorum, or after a while.
+
+        A server that shuts down asks again at once until all it has sent is flushed, and a quorum
+        may be long in that: then it is told every TICK.
+        """
+        silence = time.monotonic() - self._last_report
+        if self._quorum is None:
+            return self._is_asked or silence >= STATUS_INTERVAL
+        interval = TICK if self._is_asked else STATUS_INTERVAL
+        return silence >= interval or self._confirmed() != self._reported
 
     def _report(self, *, reply: bool = False) -> None:
         confirmed = self._confirmed()
         status = standby_status(self._destination.write_lsn, *confirmed, reply=reply)
         self._transport.send(status)
         self._last_report, self._reported = time.monotonic(), confirmed
+        self._is_asked = False
 
     def _confirmed(self) -> Confirmed:
         """What may be reported as flushed, and as applied."""

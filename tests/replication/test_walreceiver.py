@@ -311,6 +311,20 @@ def test_what_others_lack_is_not_reported_as_flushed_or_applied() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("tick", "answers"), [(1e9, 0), (0.0, 5)])
+def test_a_server_that_asks_and_asks_while_others_lack_wal_is_told_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, tick: float, answers: int
+) -> None:
+    monkeypatch.setattr(walreceiver, "TICK", tick)
+    lines = [keepalive(reply=True)] * 5
+    transport = TranscriptTransport([CopyBegin(CopyKind.BOTH), *lines, *STOPPED])
+    looks = iter(range(5))
+    WalStream(
+        transport, MemoryWal(START.lsn), lambda: next(looks, None) is None, quorum=Others(0x2FFFFF)
+    ).run(START)
+    assert len(transport.reports) == 1 + answers + 1
+
+
 def test_a_silent_server_is_asked_once_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 5))
     monkeypatch.setattr(walreceiver, "time", SimpleNamespace(monotonic=lambda: next(clock)))
